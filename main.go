@@ -1,0 +1,75 @@
+// Command pangaea is every role of Pangaea in one binary: the two Nomad plugins, the member agent and the gateway.
+//
+// Nomad loads a plugin by its file name, so the install links pangaea-driver and pangaea-device in plugin_dir to this
+// binary; the name it is called by, or else the first argument, picks the role.
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"pangaea/device"
+	"pangaea/driver"
+	"pangaea/federation/gateway"
+	"pangaea/federation/member"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+const usage = `Usage: pangaea <command> [options]
+
+Nomad plugins, started by Nomad from its plugin_dir by these file names:
+  pangaea-driver    task driver "runc"
+  pangaea-device    device plugin "nvidia/gpu"
+
+Commands:
+  member     run the agent that lends a Nomad cluster to a pool
+  gateway    run a front door of a pool: Nomad's HTTP API over all members
+  version    print the version
+
+Run "pangaea <command> -h" for a command's options.
+`
+
+func main() {
+	role, args := pick(os.Args)
+	os.Exit(run(role, args, os.Stdout, os.Stderr))
+}
+
+// pick tells the role from the name that the binary was called by, or from its first argument.
+func pick(argv []string) (role string, args []string) {
+	name := filepath.Base(argv[0])
+	role, isPlugin := strings.CutPrefix(name, "pangaea-")
+	if isPlugin {
+		return role, argv[1:]
+	}
+	if len(argv) < 2 {
+		return "", nil
+	}
+	return argv[1], argv[2:]
+}
+
+// run carries out a role until it ends and returns the exit status: 0 done, 1 failed, 2 not understood.
+func run(role string, args []string, stdout, stderr io.Writer) int {
+	switch role {
+	case "driver":
+		driver.Serve()
+	case "device":
+		device.Serve()
+	case "member":
+		return member.Command(args)
+	case "gateway":
+		return gateway.Command(args)
+	case "version", "-v", "--version", "-version":
+		fmt.Fprintf(stdout, "Pangaea %s\n", version)
+	case "help", "-h", "--help", "-help":
+		fmt.Fprint(stdout, usage)
+	default:
+		fmt.Fprint(stderr, usage)
+		return 2
+	}
+	return 0
+}
