@@ -1,0 +1,104 @@
+// Command dev runs a pool of three countries on this machine: "demo" runs the jobs of jobspecs/ on it and takes it
+// down, "dev" leaves it up until Ctrl-C, "bench" measures on it. The GNUmakefile builds what it needs.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"pangaea/e2e/devpool"
+)
+
+const usage = `Usage: dev [-bin DIR] demo | dev | bench
+
+  demo   bring up a pool, run the jobs of jobspecs/ on it, show what happened, take it down
+  dev    bring up a pool and leave it up until Ctrl-C or SIGTERM
+  bench  measure on a pool; see make bench
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run returns the exit status: 0 when every step held, 1 when one did not, 2 for wrong arguments.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("dev", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() { fmt.Fprint(stderr, usage) }
+	bin := flags.String("bin", "bin", "directory of the programs")
+	err := flags.Parse(args)
+	if err != nil || flags.NArg() != 1 {
+		flags.Usage()
+		return 2
+	}
+	verbs := map[string]verb{"demo": demo, "dev": wait, "bench": bench}
+	do, ok := verbs[flags.Arg(0)]
+	if !ok {
+		flags.Usage()
+		return 2
+	}
+	err = withPool(ctx, *bin, flags.Arg(0) == "bench", stdout, do)
+	if err != nil {
+		fmt.Fprintf(stderr, "\n%s: %v\n", flags.Arg(0), err)
+		return 1
+	}
+	return 0
+}
+
+// verb is what to do with a pool that is up.
+type verb func(ctx context.Context, pool *devpool.Pool, out io.Writer) error
+
+// withPool does something with a pool and takes the pool down, whatever happened.
+func withPool(ctx context.Context, bin string, isBench bool, out io.Writer, do verb) (err error) {
+	root, err := os.Getwd()
+	if err != nil {
+		return fmt.Errorf("cannot find the source tree: %w", err)
+	}
+	tools, err := devpool.FindTools(bin)
+	if err != nil {
+		return err
+	}
+	pool, err := devpool.Start(ctx, devpool.Config{
+		Root: root, Dir: filepath.Join(root, ".dev"), Tools: tools, Members: devpool.Countries(), Progress: out, Bench: isBench,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		fmt.Fprintln(out, "==> taking the pool down")
+		stopErr := pool.Stop(context.WithoutCancel(ctx))
+		if err == nil && stopErr != nil {
+			err = fmt.Errorf("the pool did not go down cleanly: %w", stopErr)
+		}
+	}()
+	return do(ctx, pool, out)
+}
+
+// wait leaves the pool up until the user has had enough.
+func wait(ctx context.Context, pool *devpool.Pool, out io.Writer) error {
+	path, err := pool.WriteEnv()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, `
+The pool is up. In another terminal:
+
+  source %s
+  nomad node status
+  nomad job run jobspecs/hello-gpu.nomad.hcl
+  nomad job status hello-gpu
+
+Logs are in %s. Ctrl-C takes everything down.
+`, path, filepath.Join(pool.Dir, "logs"))
+	<-ctx.Done()
+	fmt.Fprintln(out)
+	return nil
+}

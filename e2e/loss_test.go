@@ -1,0 +1,180 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+	"github.com/shoenig/test/must"
+
+	"pangaea/e2e/devpool"
+)
+
+// alive matches the line that the service prints each second: its clock in Unix milliseconds.
+var alive = regexp.MustCompile(`alive (\d+)`)
+
+// span is the time from the first to the last sign of life that an allocation logged.
+func span(t *testing.T, logs string) (first, last int64) {
+	t.Helper()
+	beats := alive.FindAllStringSubmatch(logs, -1)
+	must.SliceNotEmpty(t, beats, must.Sprint("no sign of life in ", logs))
+	first, err := strconv.ParseInt(beats[0][1], 10, 64)
+	must.NoError(t, err)
+	last, err = strconv.ParseInt(beats[len(beats)-1][1], 10, 64)
+	must.NoError(t, err)
+	return first, last
+}
+
+// A member that goes down with its service running: the service is placed elsewhere after its lost_after, and at no
+// moment do two copies run, neither while the member is away nor after it is back. Time is the tasks' own.
+func TestMemberLost(t *testing.T) {
+	first := runJob(t, "inference", api.AllocClientStatusRunning, "-var", "countries=FR,US")
+	logs(t, first[0], "alive")
+	lost := memberOf(t, first[0])
+	other := map[string]string{"fr-par-1": "us-nyc-1", "us-nyc-1": "fr-par-1"}[lost.Alias]
+
+	killed := time.Now()
+	must.NoError(t, lost.Kill())
+	t.Cleanup(func() { reviveIfDead(t, lost) })
+	second := awaitMember(t, "inference", other, 90*time.Second)
+	t.Logf("placed on %s %s after %s was lost", other, time.Since(killed).Round(100*time.Millisecond), lost.Alias)
+	logs(t, second, "alive")
+	must.StrContains(t, nomad(t, "job", "status", "inference"), second.ID[:8])
+
+	must.NoError(t, lost.Revive(t.Context()))
+	must.NoError(t, shared.AwaitMembers(t.Context()))
+	must.NoError(t, lost.AwaitStopped(t.Context(), "inference", time.Minute))
+	survivor := awaitMember(t, "inference", other, 30*time.Second)
+	must.Eq(t, second.ID, survivor.ID)
+
+	before, err := lost.Logs(t.Context(), first[0].ID, "server")
+	must.NoError(t, err)
+	_, lastBefore := span(t, before)
+	firstAfter, _ := span(t, nomad(t, "alloc", "logs", second.ID))
+	must.Less(t, firstAfter, lastBefore, must.Sprint("two copies ran at once"))
+}
+
+// reviveIfDead brings a member back that a failed test left dead.
+func reviveIfDead(t *testing.T, cluster *devpool.Cluster) {
+	t.Helper()
+	if cluster.Running() {
+		return
+	}
+	must.NoError(t, cluster.Revive(context.Background()))
+	must.NoError(t, shared.AwaitMembers(context.Background()))
+}
+
+func memberOf(t *testing.T, allocation *devpool.Allocation) *devpool.Cluster {
+	t.Helper()
+	for _, cluster := range shared.Clusters {
+		if cluster.Alias == allocation.Member {
+			return cluster
+		}
+	}
+	t.Fatalf("allocation %s runs on an unknown member %q", allocation.ID, allocation.Member)
+	return nil
+}
+
+// awaitMember waits until a job runs on a member.
+func awaitMember(t *testing.T, job, member string, timeout time.Duration) *devpool.Allocation {
+	t.Helper()
+	deadline := time.Now().Add(timeout)
+	for {
+		allocations, err := shared.AwaitJob(t.Context(), job, api.AllocClientStatusRunning, time.Until(deadline))
+		must.NoError(t, err)
+		for _, allocation := range allocations {
+			if allocation.Member == member {
+				return allocation
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("job %s does not run on %s after %s", job, member, timeout)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+// The gateway's death loses nothing: jobs, placements and running work are there when it is back.
+func TestGatewayRestart(t *testing.T) {
+	before := runJob(t, "inference", api.AllocClientStatusRunning)
+	must.NoError(t, shared.KillGateway())
+	answer, err := shared.Ask(t.Context(), before[0], "/v1/embed", "nobody at the gate")
+	must.NoError(t, err)
+	must.StrContains(t, answer, before[0].ID)
+	must.NoError(t, shared.RunGateway(t.Context()))
+	must.NoError(t, shared.AwaitMembers(t.Context()))
+	after, err := shared.AwaitJob(t.Context(), "inference", api.AllocClientStatusRunning, time.Minute)
+	must.NoError(t, err)
+	must.Eq(t, before[0].ID, after[0].ID)
+}
+
+// kill -9 of the Nomad client and of both plugins while a task runs: the task runs on, is found again, and the exit
+// code that it has meanwhile is the one that Nomad reports.
+func TestClientAndPluginsKilled(t *testing.T) {
+	spec := strings.NewReplacer("JOB", "exit-seven", "SECONDS", "8", "CODE", "7").Replace(exitJob)
+	path := writeJob(t, spec)
+	purgeAfter(t, "exit-seven")
+	nomad(t, "job", "run", "-detach", path)
+	running, err := shared.AwaitJob(t.Context(), "exit-seven", api.AllocClientStatusRunning, time.Minute)
+	must.NoError(t, err)
+	cluster := memberOf(t, running[0])
+	must.NoError(t, cluster.KillNomadAndPlugins())
+	time.Sleep(10 * time.Second) // the task ends while nobody looks: this is its own clock, not a race
+	must.NoError(t, cluster.ReviveNomad(t.Context()))
+	failed := awaitStatus(t, "exit-seven", api.AllocClientStatusFailed, time.Minute)
+	must.Eq(t, 7, exitCode(t, failed))
+}
+
+// exitJob runs for a while and ends with a code. Its image is hello-gpu's, whose program is not what it starts.
+const exitJob = `
+job "JOB" {
+  type = "batch"
+  region = "us-nyc-1"
+  group "g" {
+    restart {
+      attempts = 0
+      mode     = "fail"
+    }
+    reschedule {
+      attempts  = 0
+      unlimited = false
+    }
+    task "t" {
+      driver = "runc"
+      config {
+        image   = "10.199.0.1:5000/exit:1"
+        args    = ["SECONDS", "CODE"]
+      }
+      resources {
+        cpu    = 50
+        memory = 32
+      }
+    }
+  }
+}
+`
+
+// awaitStatus waits until the job's newest allocation has a client status.
+func awaitStatus(t *testing.T, job, status string, timeout time.Duration) *devpool.Allocation {
+	t.Helper()
+	client, err := shared.API()
+	must.NoError(t, err)
+	deadline := time.Now().Add(timeout)
+	for {
+		stubs, _, err := client.Jobs().Allocations(job, true, nil)
+		if err == nil && len(stubs) > 0 && stubs[0].ClientStatus == status {
+			all, err := shared.Allocations(t.Context(), stubs[:1])
+			must.NoError(t, err)
+			return all[0]
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(fmt.Sprintf("job %s: no allocation is %s after %s: %v %v", job, status, timeout, stubs, err))
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
