@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"pangaea/driver/cgroup"
+)
+
+// killTimeout bounds how long leftovers of an earlier run may take to die.
+const killTimeout = 10 * time.Second
+
+// create makes the sandbox; its init waits until it is told to start. With a control descriptor it also starts.
+func create(id string, opts options) (failure error) {
+	control := openControl(opts.control)
+	defer control.finish(&failure)
+	spec, err := loadSpec(opts.bundle)
+	if err != nil {
+		return err
+	}
+	container, process, err := prepare(id, spec, opts)
+	if err != nil {
+		return err
+	}
+	err = container.Start(process)
+	if err == nil {
+		err = settle(process, opts)
+	}
+	if err == nil {
+		err = control.startOnGo(container, process)
+	}
+	if err != nil {
+		_ = process.Signal(os.Kill)
+		_, _ = process.Wait()
+		return errors.Join(err, container.Destroy())
+	}
+	return nil
+}
+
+// prepare empties the sandbox's cgroup of what an earlier run left, since libcontainer refuses a busy one.
+func prepare(id string, spec *specs.Spec, opts options) (*libcontainer.Container, *libcontainer.Process, error) {
+	// specconv takes the working directory for the bundle.
+	err := os.Chdir(opts.bundle)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot enter the bundle: %w", err)
+	}
+	group, err := cgroup.New(spec.Linux.CgroupsPath)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+	defer cancel()
+	err = group.KillAll(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec})
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot convert the spec: %w", err)
+	}
+	container, err := libcontainer.Create(opts.root, id, config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot create the sandbox: %w", err)
+	}
+	process, err := newProcess(spec.Process)
+	if err != nil {
+		return nil, nil, err
+	}
+	process.Init = true
+	process.Stdin, process.Stdout, process.Stderr = os.Stdin, os.Stdout, os.Stderr
+	return container, process, nil
+}
+
+// settle does what must be done between create and start: the cpuset and the pid file.
+func settle(process *libcontainer.Process, opts options) error {
+	pid, err := process.Pid()
+	if err != nil {
+		return err
+	}
+	if opts.cpuset != "" {
+		err = joinCpuset(opts.cpuset, pid)
+		if err != nil {
+			return err
+		}
+	}
+	if opts.pidFile == "" {
+		return nil
+	}
+	return os.WriteFile(opts.pidFile, []byte(strconv.Itoa(pid)), 0o600)
+}
+
+// joinCpuset moves a process to the cpuset that Nomad manages. libcontainer has put it in a cpuset of the
+// task's own, which Nomad would not resize when it reserves cores for others.
+func joinCpuset(dir string, pid int) error {
+	err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
+	if err != nil {
+		return fmt.Errorf("cannot join cpuset cgroup %s: %w", dir, err)
+	}
+	return nil
+}
+
+// control is the conversation with the shim over one socket, a message each: {pid}, go, {error or none}.
+type control struct{ file *os.File }
+
+// reply is a message to the shim.
+type reply struct {
+	Pid   int    `json:"pid,omitempty"`
+	Error string `json:"error,omitempty"`
+}
+
+func openControl(fd int) control {
+	if fd < 0 {
+		return control{}
+	}
+	return control{file: os.NewFile(uintptr(fd), "control")}
+}
+
+func (c control) say(r reply) error {
+	line, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	_, err = c.file.Write(append(line, '\n'))
+	return err
+}
+
+// startOnGo starts the sandbox's program when the shim says so. A shim that dies instead closes the socket, and
+// the sandbox is never started: nothing runs that is not recorded.
+func (c control) startOnGo(container *libcontainer.Container, process *libcontainer.Process) error {
+	if c.file == nil {
+		return nil
+	}
+	pid, err := process.Pid()
+	if err != nil {
+		return err
+	}
+	err = c.say(reply{Pid: pid})
+	if err != nil {
+		return err
+	}
+	word := make([]byte, 2)
+	_, err = io.ReadFull(c.file, word)
+	if err != nil || string(word) != "go" {
+		return errors.New("the shim did not let the sandbox start")
+	}
+	return container.Exec()
+}
+
+// finish tells the shim how it went; an error that the shim was told is not printed as well.
+func (c control) finish(failure *error) {
+	if c.file == nil {
+		return
+	}
+	var last reply
+	if *failure != nil {
+		last.Error = (*failure).Error()
+	}
+	if c.say(last) == nil {
+		*failure = nil
+	}
+}
