@@ -1,0 +1,59 @@
+package sandbox
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// applyNamespaces makes all namespaces private. The user namespace maps the task's 65,536 identifiers to a range
+// that no other live task has, so even a task that breaks out owns nothing here, nor anything of its neighbours'.
+func applyNamespaces(s *specs.Spec, t *Task, _ *Host) error {
+	s.Linux.Namespaces = []specs.LinuxNamespace{
+		{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace},
+		{Type: specs.UTSNamespace}, {Type: specs.CgroupNamespace},
+	}
+	if !t.HostNetwork {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: t.Netns})
+	}
+	if t.HostUsers {
+		return nil
+	}
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	s.Linux.UIDMappings = idMapping(t)
+	s.Linux.GIDMappings = idMapping(t)
+	return nil
+}
+
+func idMapping(t *Task) []specs.LinuxIDMapping {
+	return []specs.LinuxIDMapping{{ContainerID: 0, HostID: t.IDStart, Size: IDRangeSize}}
+}
+
+// applySysctls lets through what lies within the task's own namespaces. A kernel.core_pattern would be the host's.
+func applySysctls(s *specs.Spec, t *Task, _ *Host) error {
+	for key, value := range t.Sysctls {
+		key = strings.ReplaceAll(key, "/", ".")
+		if !NamespacedSysctl(key) {
+			return fmt.Errorf("sysctl %q is not the task's own but the host's", key)
+		}
+		if strings.HasPrefix(key, "net.") && (t.HostNetwork || t.Netns != "") {
+			return fmt.Errorf("sysctl %q belongs to a network namespace that the task shares", key)
+		}
+		if s.Linux.Sysctl == nil {
+			s.Linux.Sysctl = map[string]string{}
+		}
+		s.Linux.Sysctl[key] = value
+	}
+	return nil
+}
+
+// NamespacedSysctl tells whether a kernel setting belongs to a namespace that every task has for itself.
+func NamespacedSysctl(key string) bool {
+	own := []string{"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"}
+	if strings.Contains(key, "..") {
+		return false
+	}
+	return slices.Contains(own, key) || strings.HasPrefix(key, "fs.mqueue.") || strings.HasPrefix(key, "net.")
+}
