@@ -1,0 +1,267 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// runtimeDir is where, below the task's directory, the runtime keeps its state.
+const runtimeDir = "run"
+
+// kindOCI is a runtime that is not ours.
+const kindOCI = "oci"
+
+// initName is what libcontainer's init calls itself until it becomes the task's program.
+const initName = "runc:[2:INIT]"
+
+// launch creates the sandbox, records it and starts the task's program.
+func (s *shim) launch() error {
+	err := s.openStreams(true)
+	if err != nil {
+		return err
+	}
+	s.lease.begin(now())
+	s.child = true
+	if s.conf.RuntimeKind == kindOCI {
+		err = s.launchOCI()
+	} else {
+		err = s.launchOwn()
+	}
+	if err != nil {
+		s.kill()
+	}
+	return err
+}
+
+// args is the runtime's command line for a verb.
+func (s *shim) args(verb string, more ...string) []string {
+	args := append([]string{s.conf.Runtime}, s.conf.RuntimeArgs...)
+	args = append(args, "--root", filepath.Join(s.dir, runtimeDir), "--log", filepath.Join(s.dir, "runtime.log"), verb)
+	return append(append(args, more...), s.conf.ID)
+}
+
+// spawn runs the runtime with the task's stdio, and perhaps one descriptor more.
+func (s *shim) spawn(args []string, extra ...uintptr) (int, error) {
+	files := append([]uintptr{uintptr(s.null), uintptr(s.out[0].taskEnd), uintptr(s.out[1].taskEnd)}, extra...)
+	pid, err := syscall.ForkExec(s.conf.Runtime, args, &syscall.ProcAttr{
+		Dir: "/", Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, Files: files,
+	})
+	if err != nil {
+		return 0, wrap("run "+s.conf.Runtime, err)
+	}
+	return pid, nil
+}
+
+// launchOwn runs our own runtime, which creates and starts in one process.
+func (s *shim) launchOwn() error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return wrap("make a socket", err)
+	}
+	more := []string{"--bundle", s.dir, "--control", "3"}
+	if s.conf.CpusetCgroup != "" {
+		more = append(more, "--cpuset", s.conf.CpusetCgroup)
+	}
+	runtime, err := s.spawn(s.args("create", more...), uintptr(pair[1]))
+	_ = unix.Close(pair[1])
+	s.closeTaskEnds()
+	if err != nil {
+		return err
+	}
+	talk := conversation{fd: pair[0]}
+	created, err := talk.next()
+	if err == nil {
+		err = s.record(created.Pid)
+	}
+	if err == nil {
+		err = s.admit(talk.letGo)
+	}
+	// A runtime that was not told to start gives up when the socket closes.
+	_ = unix.Close(pair[0])
+	if err != nil {
+		s.waitChild(runtime)
+		return err
+	}
+	s.becameProgram()
+	s.waitChild(runtime)
+	return s.startedOrFailed()
+}
+
+// admit starts the program, at once or when the lease says so.
+func (s *shim) admit(start func() error) error {
+	if !s.lease.exists() {
+		if abandoned() {
+			return errors.New("the supervisor died before the task started")
+		}
+		return start()
+	}
+	s.report("held")
+	if !s.hold() {
+		return nil // Its end is seen and recorded like that of a task that ran.
+	}
+	err := start()
+	if err != nil {
+		// Nobody listens any more: the exit record must tell.
+		s.error = err.Error()
+		s.kill()
+	}
+	return nil
+}
+
+// launchOCI runs any OCI runtime.
+func (s *shim) launchOCI() error {
+	pidFile := filepath.Join(s.dir, "init.pid")
+	err := s.ociVerb(s.args("create", "--bundle", s.dir, "--pid-file", pidFile))
+	s.closeTaskEnds()
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(pidFile)
+	if err != nil {
+		return wrap("read the sandbox's pid", err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return wrap("read the sandbox's pid", err)
+	}
+	err = s.record(pid)
+	if err == nil {
+		err = s.joinCpuset(pid)
+	}
+	if err == nil {
+		err = s.admit(func() error { return s.ociVerb(s.args("start")) })
+	}
+	if err == nil && !s.lease.exists() {
+		s.report("started")
+	}
+	return err
+}
+
+func (s *shim) joinCpuset(pid int) error {
+	if s.conf.CpusetCgroup == "" {
+		return nil
+	}
+	return os.WriteFile(filepath.Join(s.conf.CpusetCgroup, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
+}
+
+// ociVerb runs the runtime and waits for it; what went wrong is the last of its log.
+func (s *shim) ociVerb(args []string) error {
+	pid, err := s.spawn(args)
+	if err != nil {
+		return err
+	}
+	status := s.waitChild(pid)
+	if status.Exited() && status.ExitStatus() == 0 {
+		return nil
+	}
+	text, _ := os.ReadFile(filepath.Join(s.dir, "runtime.log"))
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return errors.New("the runtime failed: " + lines[len(lines)-1])
+}
+
+// waitChild reaps one child of ours.
+func (s *shim) waitChild(pid int) unix.WaitStatus {
+	var status unix.WaitStatus
+	for {
+		_, err := unix.Wait4(pid, &status, 0, nil)
+		if err != unix.EINTR {
+			return status
+		}
+	}
+}
+
+// becameProgram waits until the init has become the task's program. The runtime can't tell: it only knows that
+// the init was about to.
+func (s *shim) becameProgram() {
+	deadline := now() + time.Second
+	for s.name() == initName && !s.ended() && now() < deadline {
+		time.Sleep(100 * time.Microsecond)
+	}
+}
+
+func (s *shim) name() string {
+	name, err := os.ReadFile("/proc/" + strconv.Itoa(s.state.Pid) + "/comm")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(string(name), "\n")
+}
+
+// ended says whether the init is a zombie, which it stays until we reap it, name and all.
+func (s *shim) ended() bool {
+	fds := []unix.PollFd{{Fd: int32(s.pidfd), Events: unix.POLLIN}}
+	_, err := unix.Poll(fds, 0)
+	return err == nil && fds[0].Revents != 0
+}
+
+// startedOrFailed reports what became of the program.
+func (s *shim) startedOrFailed() error {
+	failed := s.error == "" && s.ended() && s.name() == initName
+	reason := "the kernel refused to execute the program: it is made for another machine, or its interpreter is missing"
+	if s.lease.exists() {
+		if failed && !s.lease.expired {
+			s.error = reason
+		}
+		return nil
+	}
+	if failed {
+		return errors.New(reason)
+	}
+	s.report("started")
+	return nil
+}
+
+// reply is a message from our runtime.
+type reply struct {
+	Pid   int    `json:"pid"`
+	Error string `json:"error"`
+}
+
+// conversation is what we and our runtime say to each other: it says the pid, we say go, it says how that went.
+type conversation struct {
+	fd   int
+	rest []byte
+}
+
+// next reads one line.
+func (c *conversation) next() (reply, error) {
+	var r reply
+	buffer := make([]byte, 512)
+	for {
+		end := slices.Index(c.rest, '\n')
+		if end >= 0 {
+			err := json.Unmarshal(c.rest[:end], &r)
+			c.rest = c.rest[end+1:]
+			if err == nil && r.Error != "" {
+				err = errors.New(r.Error)
+			}
+			return r, err
+		}
+		n, err := unix.Read(c.fd, buffer)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return r, errors.New("the runtime died")
+		}
+		c.rest = append(c.rest, buffer[:n]...)
+	}
+}
+
+func (c *conversation) letGo() error {
+	_, err := unix.Write(c.fd, []byte("go"))
+	if err != nil {
+		return wrap("talk to the runtime", err)
+	}
+	_, err = c.next()
+	return err
+}

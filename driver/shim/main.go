@@ -1,0 +1,82 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"runtime/debug"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// statusFd is where the supervisor reads how the start went.
+const statusFd = 3
+
+func main() {
+	// The heap is tiny: without this the collector would first run at 4 MiB.
+	debug.SetGCPercent(10)
+	syscall.Umask(0o077)
+	adopt := len(os.Args) == 3 && os.Args[1] == "--adopt"
+	if len(os.Args) != 2 && !adopt {
+		_, _ = os.Stderr.WriteString("usage: pangaea-shim [--adopt] DIRECTORY\n")
+		os.Exit(2)
+	}
+	s := &shim{dir: os.Args[len(os.Args)-1], pidfd: -1}
+	unix.CloseOnExec(statusFd)
+	err := s.setUp()
+	if err == nil && adopt {
+		err = s.adopt()
+	} else if err == nil {
+		err = s.launch()
+	}
+	if err != nil {
+		s.report("error " + err.Error())
+		os.Exit(1)
+	}
+	err = s.supervise()
+	if err != nil {
+		_, _ = os.Stderr.WriteString("pangaea-shim: " + err.Error() + "\n")
+		os.Exit(1)
+	}
+}
+
+// isolate makes this process independent of whoever started it.
+func isolate() error {
+	err := os.Chdir("/")
+	if err != nil {
+		return err
+	}
+	// The sandbox's init is the runtime's child; when the runtime is gone it must become ours, or its exit
+	// code would be told to the machine's init instead.
+	err = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	if err != nil {
+		return err
+	}
+	// Best effort: when memory is short the shim should go after the tasks. It takes CAP_SYS_RESOURCE.
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-998"), 0)
+	return nil
+}
+
+// lock keeps a second shim away from the task; the lock goes with the process.
+func lock(path string) error {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return wrap("open the task's lock", err)
+	}
+	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil {
+		return errors.New("another shim has the task")
+	}
+	return nil
+}
+
+// wrap is fmt.Errorf without fmt.
+func wrap(doing string, err error) error { return &failure{doing, err} }
+
+type failure struct {
+	doing string
+	err   error
+}
+
+func (f *failure) Error() string { return "cannot " + f.doing + ": " + f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }

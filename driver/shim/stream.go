@@ -1,0 +1,212 @@
+package main
+
+import (
+	"errors"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// bufferSize is what one stream holds in our own memory; the kernel holds the rest, in the two FIFOs.
+	bufferSize = 8 << 10
+	// sinkSize is asked for the log FIFO: what a task may write while Nomad's log reader restarts.
+	sinkSize = 256 << 10
+	// patience is how long a full log FIFO may hold up the task; then output is dropped until there is room.
+	patience = time.Second
+)
+
+// stream carries one output of the task: source is our FIFO that the task writes, sink is Nomad's log FIFO.
+type stream struct {
+	path     string // Of the sink; "" means that output is not wanted.
+	source   int
+	taskEnd  int
+	sink     int
+	sinkNode uint64
+	checked  time.Duration
+	pending  []byte
+	stalled  time.Duration // Since when the sink has been full; 0 means it isn't.
+	dropping bool
+	dropped  int64
+	buffer   [bufferSize]byte
+}
+
+// openStreams opens the task's outputs: to create the sandbox with them, or to take them over.
+func (s *shim) openStreams(create bool) error {
+	var err error
+	s.null, err = unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return wrap("open /dev/null", err)
+	}
+	sinks := [2]string{s.conf.Stdout, s.conf.Stderr}
+	names := [2]string{"stdout.fifo", "stderr.fifo"}
+	for i := range s.out {
+		out := &s.out[i]
+		*out = stream{path: sinks[i], source: -1, sink: -1, taskEnd: s.null}
+		if out.path == "" {
+			continue
+		}
+		err = out.openSource(filepath.Join(s.dir, names[i]), create, s.conf.StdioUID, s.conf.StdioGID)
+		if err != nil {
+			return err
+		}
+		// A log FIFO that is missing when a task is taken over may come back; to start without is a mistake.
+		err = out.openSink()
+		if err != nil && create {
+			return err
+		}
+	}
+	return nil
+}
+
+// openSource opens the FIFO that the task writes. The task's end is opened for reading too, so that a shim that is
+// killed does not get the task a SIGPIPE; the FIFO has a name, so that the next shim can open it.
+func (o *stream) openSource(path string, create bool, uid, gid int) error {
+	if create {
+		err := unix.Mkfifo(path, 0o600)
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return wrap("make "+path, err)
+		}
+		// The owner must be the task's user, or it could not open its own /dev/stdout.
+		err = unix.Lchown(path, uid, gid)
+		if err != nil {
+			return wrap("give the task "+path, err)
+		}
+	}
+	var err error
+	o.source, err = unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return wrap("open "+path, err)
+	}
+	if !create {
+		return nil
+	}
+	o.taskEnd, err = unix.Open(path, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return wrap("open "+path, err)
+	}
+	return nil
+}
+
+// closeTaskEnds leaves the task as the only writer of its FIFOs, so that its end is the streams' end.
+func (s *shim) closeTaskEnds() {
+	for i := range s.out {
+		if s.out[i].taskEnd != s.null {
+			_ = unix.Close(s.out[i].taskEnd)
+			s.out[i].taskEnd = s.null
+		}
+	}
+}
+
+// openSink opens Nomad's log FIFO, for reading too, so that a log reader that dies costs no SIGPIPE and loses
+// nothing that fits into the FIFO.
+func (o *stream) openSink() error {
+	node, err := openNode(o.path)
+	if err != nil {
+		return wrap("open log FIFO "+o.path, err)
+	}
+	defer unix.Close(node)
+	var info unix.Stat_t
+	err = unix.Fstat(node, &info)
+	if err != nil {
+		return wrap("look at log FIFO "+o.path, err)
+	}
+	if info.Mode&unix.S_IFMT != unix.S_IFIFO {
+		return errors.New("cannot log to " + o.path + ": it is no FIFO")
+	}
+	// Only now is it safe to open: a device or a file of the host would have been opened by its name.
+	fd, err := unix.Open("/proc/self/fd/"+itoa(node), unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return wrap("open log FIFO "+o.path, err)
+	}
+	_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, sinkSize)
+	o.closeSink()
+	o.sink, o.sinkNode = fd, info.Ino
+	return nil
+}
+
+// openNode finds a log FIFO without opening it. The task can write to the directory it lies in and rename that, so
+// no symlink is followed in the last three parts of its path, <alloc dir>/alloc/logs/<name> (CVE-2026-6959).
+func openNode(path string) (int, error) {
+	base := filepath.Dir(filepath.Dir(filepath.Dir(path)))
+	rest, err := filepath.Rel(base, path)
+	if err != nil {
+		return -1, err
+	}
+	dir, err := unix.Open(base, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(dir)
+	return unix.Openat2(dir, rest, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+}
+
+func (o *stream) closeSink() {
+	if o.sink >= 0 {
+		_ = unix.Close(o.sink)
+		o.sink = -1
+	}
+}
+
+// follow reopens the log FIFO if there is a new one under its name: Nomad makes it anew after some restarts.
+// It looks at most once a second.
+func (o *stream) follow(at time.Duration) {
+	if at-o.checked < time.Second {
+		return
+	}
+	o.checked = at
+	node, err := openNode(o.path)
+	if err != nil {
+		return
+	}
+	var info unix.Stat_t
+	err = unix.Fstat(node, &info)
+	_ = unix.Close(node)
+	if err == nil && (o.sink < 0 || info.Ino != o.sinkNode) {
+		_ = o.openSink()
+	}
+}
+
+// read takes what the task wrote, and says false at the stream's end.
+func (o *stream) read() bool {
+	n, err := unix.Read(o.source, o.buffer[:])
+	if err == unix.EAGAIN || err == unix.EINTR {
+		return true
+	}
+	if err != nil || n == 0 {
+		_ = unix.Close(o.source)
+		o.source = -1
+		return false
+	}
+	o.pending = o.buffer[:n]
+	return true
+}
+
+// write passes on what is pending. A sink that stays full is given up on for as long as it is full.
+func (o *stream) write(at time.Duration) {
+	o.follow(at)
+	for len(o.pending) > 0 {
+		n, err := unix.Write(o.sink, o.pending)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == nil && n > 0 {
+			o.pending = o.pending[n:]
+			o.stalled, o.dropping = 0, false
+			continue
+		}
+		if o.stalled == 0 {
+			o.stalled = at
+		}
+		if o.dropping || at-o.stalled >= patience {
+			o.dropping = true
+			o.dropped += int64(len(o.pending))
+			o.pending = nil
+		}
+		return
+	}
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pangaea/driver/record"
+)
+
+const (
+	// drainTime bounds how long what the task has written last may take to be passed on.
+	drainTime = 2 * time.Second
+	// emptyTime bounds how long the task's last processes may take to die.
+	emptyTime = 10 * time.Second
+	// codeNotExecuted is what a shell says of a program that it can't execute.
+	codeNotExecuted = 126
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// supervise carries the task's output until its init has ended, then tidies up and records how it ended.
+func (s *shim) supervise() error {
+	_ = unix.Close(s.null)
+	for !s.ended() {
+		s.step(s.pidfd, s.wait())
+		if s.lease.check(now()) {
+			s.kill()
+		}
+	}
+	at := time.Now()
+	s.collect()
+	ctx, cancel := context.WithTimeout(context.Background(), emptyTime)
+	defer cancel()
+	// In a pid namespace of its own the task has died with its init; elsewhere it may have left children.
+	stuck := s.group.KillAll(ctx)
+	s.drain()
+	err := record.Write(s.dir, record.ExitFile, s.exit(at))
+	if err != nil {
+		return err
+	}
+	return stuck
+}
+
+// wait is how long a step may sleep.
+func (s *shim) wait() time.Duration {
+	wait := time.Duration(-1)
+	if s.lease.exists() {
+		wait = s.lease.interval()
+	}
+	for i := range s.out {
+		if len(s.out[i].pending) > 0 && (wait < 0 || wait > patience) {
+			wait = patience
+		}
+	}
+	return wait
+}
+
+// step waits until something can be done, and does it. pidfd is -1 once the init has ended.
+func (s *shim) step(pidfd int, wait time.Duration) {
+	fds := [3]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: -1}, {Fd: -1}}
+	for i := range s.out {
+		out := &s.out[i]
+		if len(out.pending) > 0 {
+			fds[i+1] = unix.PollFd{Fd: int32(out.sink), Events: unix.POLLOUT}
+		} else if out.source >= 0 {
+			fds[i+1] = unix.PollFd{Fd: int32(out.source), Events: unix.POLLIN}
+		}
+	}
+	timeout := -1
+	if wait >= 0 {
+		timeout = int((wait + time.Millisecond - 1) / time.Millisecond)
+	}
+	_, err := unix.Poll(fds[:], timeout)
+	if err != nil {
+		return
+	}
+	for i := range s.out {
+		out := &s.out[i]
+		// After the task's end nothing new comes, and a FIFO that never had a writer signals no end of its own.
+		ready := fds[i+1].Revents != 0 || pidfd < 0
+		if len(out.pending) == 0 && out.source >= 0 && ready && !out.read() {
+			continue
+		}
+		if len(out.pending) > 0 {
+			out.write(now())
+		}
+	}
+}
+
+// collect learns how the init ended: as its parent, or else by its pidfd.
+func (s *shim) collect() {
+	if s.child {
+		pid, err := unix.Wait4(s.state.Pid, &s.status, 0, nil)
+		s.reaped = err == nil && pid == s.state.Pid
+	}
+	if s.reaped {
+		return
+	}
+	// The process that reaps it instead of us is quick, if it reaps at all.
+	for range 200 {
+		s.status, s.reaped = record.ExitStatus(s.pidfd)
+		if s.reaped {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// drain passes on the task's last output. All its writers are dead, so the streams end.
+func (s *shim) drain() {
+	deadline := now() + drainTime
+	for now() < deadline {
+		open := false
+		for i := range s.out {
+			open = open || s.out[i].source >= 0 || len(s.out[i].pending) > 0
+		}
+		if !open {
+			return
+		}
+		s.step(-1, 100*time.Millisecond)
+	}
+}
+
+// exit is the record of the task's end.
+func (s *shim) exit(at time.Time) record.Exit {
+	exit := record.Exit{
+		Version: record.Version, AtUnixNs: at.UnixNano(), Error: s.error,
+		LeaseExpired: s.lease.expired, Unknown: !s.reaped,
+	}
+	for i := range s.out {
+		exit.DroppedLogBytes += s.out[i].dropped + int64(len(s.out[i].pending))
+	}
+	if s.reaped {
+		exit.FromStatus(s.status)
+	}
+	if s.error != "" {
+		exit.Code, exit.Signal, exit.Unknown = codeNotExecuted, 0, false
+	}
+	exit.OOMKilled = exit.Code != 0 && s.group.OOMKills() > s.state.OOMBaseline
+	return exit
+}
