@@ -1,0 +1,85 @@
+package scheduler
+
+import (
+	"maps"
+	"strconv"
+
+	"github.com/hashicorp/nomad/api"
+	"github.com/hashicorp/nomad/nomad/structs"
+	psstructs "github.com/hashicorp/nomad/plugins/shared/structs"
+
+	"pangaea/federation/pool"
+)
+
+// newNode makes the node that Nomad's feasibility code reads. It takes only what a constraint can ask about.
+func newNode(from *api.Node, offer pool.Offer) *structs.Node {
+	node := &structs.Node{
+		ID: from.ID, Name: from.Name, Datacenter: from.Datacenter, NodePool: from.NodePool, NodeClass: from.NodeClass,
+		Attributes: from.Attributes, Meta: poolMeta(from.Meta, offer),
+		Drivers:       make(map[string]*structs.DriverInfo, len(from.Drivers)),
+		HostVolumes:   make(map[string]*structs.ClientHostVolumeConfig, len(from.HostVolumes)),
+		NodeResources: &structs.NodeResources{},
+	}
+	if node.NodePool == "" {
+		node.NodePool = structs.NodePoolDefault
+	}
+	for name, info := range from.Drivers {
+		if info != nil {
+			node.Drivers[name] = &structs.DriverInfo{Detected: info.Detected, Healthy: info.Healthy}
+		}
+	}
+	for name, volume := range from.HostVolumes {
+		if volume != nil {
+			node.HostVolumes[name] = &structs.ClientHostVolumeConfig{Name: name, ReadOnly: volume.ReadOnly}
+		}
+	}
+	if from.NodeResources != nil {
+		for _, device := range from.NodeResources.Devices {
+			node.NodeResources.Devices = append(node.NodeResources.Devices, newDevice(device))
+		}
+	}
+	return node
+}
+
+func poolMeta(meta map[string]string, offer pool.Offer) map[string]string {
+	out := maps.Clone(meta)
+	if out == nil {
+		out = map[string]string{}
+	}
+	out[pool.MetaMember] = offer.Member
+	out[pool.MetaCountry] = offer.Place.Country
+	out[pool.MetaContinent] = offer.Place.Continent
+	out[pool.MetaRegion] = offer.Place.Region
+	out[pool.MetaPrice] = strconv.FormatFloat(offer.Price, 'f', -1, 64)
+	return out
+}
+
+func newDevice(from *api.NodeDeviceResource) *structs.NodeDeviceResource {
+	device := &structs.NodeDeviceResource{
+		Vendor: from.Vendor, Type: from.Type, Name: from.Name,
+		Attributes: make(map[string]*psstructs.Attribute, len(from.Attributes)),
+	}
+	for name, value := range from.Attributes {
+		if value != nil {
+			device.Attributes[name] = &psstructs.Attribute{
+				Float: value.FloatVal, Int: value.IntVal, String: value.StringVal, Bool: value.BoolVal, Unit: value.Unit,
+			}
+		}
+	}
+	for _, instance := range from.Instances {
+		device.Instances = append(device.Instances, &structs.NodeDevice{ID: instance.ID, Healthy: instance.Healthy})
+	}
+	return device
+}
+
+func newConstraints(lists ...[]*api.Constraint) []*structs.Constraint {
+	var out []*structs.Constraint
+	for _, list := range lists {
+		for _, c := range list {
+			if c != nil && !isUnique(c.LTarget) && !isUnique(c.RTarget) {
+				out = append(out, &structs.Constraint{LTarget: c.LTarget, RTarget: c.RTarget, Operand: c.Operand})
+			}
+		}
+	}
+	return out
+}
