@@ -38,6 +38,7 @@ type JobRecord struct {
 	Stopped    bool
 	SubmitTime int64 // Unix time in nanoseconds
 	EvalID     string
+	Versions   []*api.Job `json:",omitempty"` // earlier versions, newest first, as many as fit
 }
 
 // PlacementSet is everything the leader decided about one job.
@@ -52,11 +53,12 @@ type PlacementSet struct {
 // PlacementState says how far a placement has come.
 type PlacementState string
 
-// A placement is committed by the leader, registered by its member, then stopped by the user or superseded by a
+// A placement is committed by the leader, registered by its member, then complete, stopped by the user or superseded by a
 // placement with a higher epoch after its member was lost.
 const (
 	PlacementCommitted  PlacementState = "committed"
 	PlacementRegistered PlacementState = "registered"
+	PlacementComplete   PlacementState = "complete" // a batch share that has run to its end: never registered again
 	PlacementStopped    PlacementState = "stopped"
 	PlacementSuperseded PlacementState = "superseded"
 )
