@@ -1,0 +1,151 @@
+package nvml
+
+import (
+	"strings"
+
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+)
+
+// Device is the handle of one GPU or MIG instance. Only the goroutine that owns its trace may call it.
+type Device struct {
+	lib    *Library
+	handle nvml.Device
+	trace  *Trace
+}
+
+// Identity is who a GPU is. UUID is always there.
+type Identity struct {
+	UUID  string
+	Name  Reading[string]
+	BusID Reading[string] // as sysfs writes it: 0000:1b:00.0
+	Minor Reading[int]
+}
+
+// Process is one process with a context on the GPU.
+type Process struct {
+	PID      int
+	Graphics bool
+}
+
+// reader runs calls of one device and gathers those that fail.
+type reader struct {
+	device   Device
+	failures []Failure
+}
+
+// read runs one call unless the library lacks it, and writes down its failure unless that is harmless.
+func read[T any](r *reader, symbol string, call func() (T, nvml.Return)) Reading[T] {
+	if !r.device.lib.has(symbol) {
+		return Reading[T]{}
+	}
+	r.device.trace.begin(symbol)
+	v, ret := call()
+	r.device.trace.end()
+	if ret == nvml.SUCCESS {
+		return Of(v)
+	}
+	if !harmless(ret) {
+		r.failures = append(r.failures, Failure{Call: symbol, Code: Code(ret)})
+	}
+	return Reading[T]{}
+}
+
+// Identity asks who the GPU is; it fails only when the UUID cannot be had.
+func (d Device) Identity() (Identity, []Failure, error) {
+	var id Identity
+	d.trace.begin("nvmlDeviceGetUUID")
+	uuid, ret := d.handle.GetUUID()
+	d.trace.end()
+	if ret != nvml.SUCCESS {
+		return id, nil, Failure{Call: "nvmlDeviceGetUUID", Code: Code(ret)}
+	}
+	r := &reader{device: d}
+	id.UUID = uuid
+	id.Name = read(r, "nvmlDeviceGetName", d.handle.GetName)
+	id.Minor = read(r, "nvmlDeviceGetMinorNumber", d.handle.GetMinorNumber)
+	// Unlike for the others go-nvml picks the newest version there is, so that any of them will do.
+	id.BusID = d.busID(r)
+	return id, r.failures, nil
+}
+
+func (d Device) busID(r *reader) Reading[string] {
+	symbol := "nvmlDeviceGetPciInfo_v3"
+	if !d.lib.has(symbol) {
+		symbol = "nvmlDeviceGetPciInfo"
+	}
+	pci := read(r, symbol, d.handle.GetPciInfo)
+	if !pci.OK {
+		return Reading[string]{}
+	}
+	return Of(sysfsBusID(pci.Value.BusId, pci.Value.BusIdLegacy))
+}
+
+// sysfsBusID writes NVML's 00000000:1B:00.0 as the kernel does, 0000:1b:00.0. Libraries before _v3 fill the legacy form alone.
+func sysfsBusID(long [32]int8, legacy [16]int8) string {
+	id := text(long[:])
+	if id == "" {
+		id = text(legacy[:])
+	}
+	id = strings.ToLower(id)
+	domain, rest, found := strings.Cut(id, ":")
+	if found && len(domain) == 8 && strings.HasPrefix(domain, "0000") {
+		domain = domain[4:]
+	}
+	return domain + ":" + rest
+}
+
+func text(chars []int8) string {
+	var b strings.Builder
+	for _, c := range chars {
+		if c == 0 {
+			break
+		}
+		b.WriteByte(byte(c))
+	}
+	return b.String()
+}
+
+// Instances are the MIG instances of a GPU in MIG mode; ok is false for a GPU that is not.
+func (d Device) Instances() (instances []Device, ok bool, failures []Failure) {
+	r := &reader{device: d}
+	mode := read(r, "nvmlDeviceGetMigMode", func() (int, nvml.Return) {
+		current, _, ret := d.handle.GetMigMode()
+		return current, ret
+	})
+	if !mode.OK || mode.Value != nvml.DEVICE_MIG_ENABLE {
+		return nil, false, r.failures
+	}
+	most := read(r, "nvmlDeviceGetMaxMigDeviceCount", d.handle.GetMaxMigDeviceCount)
+	for i := range most.Value {
+		mig := read(r, "nvmlDeviceGetMigDeviceHandleByIndex", func() (nvml.Device, nvml.Return) { return d.handle.GetMigDeviceHandleByIndex(i) })
+		if mig.OK {
+			instances = append(instances, Device{lib: d.lib, handle: mig.Value, trace: d.trace})
+		}
+	}
+	return instances, true, r.failures
+}
+
+// Processes are the processes that hold the GPU; the same one may appear as compute and as graphics.
+func (d Device) Processes() ([]Process, []Failure) {
+	r := &reader{device: d}
+	var all []Process
+	compute := read(r, d.newest("nvmlDeviceGetComputeRunningProcesses"), d.handle.GetComputeRunningProcesses)
+	for _, p := range compute.Value {
+		all = append(all, Process{PID: int(p.Pid)})
+	}
+	graphics := read(r, d.newest("nvmlDeviceGetGraphicsRunningProcesses"), d.handle.GetGraphicsRunningProcesses)
+	for _, p := range graphics.Value {
+		all = append(all, Process{PID: int(p.Pid), Graphics: true})
+	}
+	return all, r.failures
+}
+
+// newest is the symbol that go-nvml would use for a function with versions.
+func (d Device) newest(symbol string) string {
+	for _, suffix := range []string{"_v3", "_v2"} {
+		if d.lib.has(symbol + suffix) {
+			return symbol + suffix
+		}
+	}
+	return symbol
+}

@@ -1,0 +1,125 @@
+package nvml
+
+import (
+	"encoding/hex"
+	"fmt"
+
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+)
+
+// Traits is what a GPU can do: limits, never what it does at the moment. Memory is in bytes, clocks in MHz, power in mW.
+type Traits struct {
+	Memory, MemoryReserved, BAR1 Reading[uint64]
+	ComputeMajor, ComputeMinor   Reading[int]
+	Architecture                 Reading[string]
+	PowerLimit                   Reading[uint32]
+	CoreClock, MemoryClock       Reading[uint32]
+	PCIeGeneration, PCIeWidth    Reading[int]
+	ECC, MIG                     Reading[bool]
+	Persistence, Display         Reading[bool]
+	Cores                        Reading[int]
+	MemoryBusWidth               Reading[uint32]
+	NVLinkClique                 Reading[string] // of an NVSwitch fabric
+	NVLinkPeers                  Reading[int]    // active links
+	NumaNode                     Reading[int]    // only where the GPU's memory is a node; else sysfs knows
+}
+
+// maxLinks is above what any GPU has (NVLINK_MAX_LINKS is 18).
+const maxLinks = 18
+
+// Traits asks for all of them.
+func (d Device) Traits() (Traits, []Failure) {
+	r := &reader{device: d}
+	var t Traits
+	d.readMemory(r, &t)
+	d.readCompute(r, &t)
+	d.readModes(r, &t)
+	d.readLinks(r, &t)
+	return t, r.failures
+}
+
+func (d Device) readMemory(r *reader, t *Traits) {
+	v2 := read(r, "nvmlDeviceGetMemoryInfo_v2", d.handle.GetMemoryInfo_v2)
+	if v2.OK {
+		t.Memory, t.MemoryReserved = Of(v2.Value.Total), Of(v2.Value.Reserved)
+	} else {
+		v1 := read(r, "nvmlDeviceGetMemoryInfo", d.handle.GetMemoryInfo)
+		t.Memory = Reading[uint64]{v1.Value.Total, v1.OK}
+	}
+	bar1 := read(r, "nvmlDeviceGetBAR1MemoryInfo", d.handle.GetBAR1MemoryInfo)
+	t.BAR1 = Reading[uint64]{bar1.Value.Bar1Total, bar1.OK}
+	t.MemoryBusWidth = read(r, "nvmlDeviceGetMemoryBusWidth", d.handle.GetMemoryBusWidth)
+	node := read(r, "nvmlDeviceGetNumaNodeId", d.handle.GetNumaNodeId)
+	if node.OK && node.Value >= 0 {
+		t.NumaNode = node
+	}
+}
+
+func (d Device) readCompute(r *reader, t *Traits) {
+	capability := read(r, "nvmlDeviceGetCudaComputeCapability", func() ([2]int, nvml.Return) {
+		major, minor, ret := d.handle.GetCudaComputeCapability()
+		return [2]int{major, minor}, ret
+	})
+	t.ComputeMajor, t.ComputeMinor = Reading[int]{capability.Value[0], capability.OK}, Reading[int]{capability.Value[1], capability.OK}
+	arch := read(r, "nvmlDeviceGetArchitecture", d.handle.GetArchitecture)
+	if arch.OK {
+		t.Architecture = architecture(arch.Value)
+	}
+	t.PowerLimit = read(r, "nvmlDeviceGetEnforcedPowerLimit", d.handle.GetEnforcedPowerLimit)
+	if !t.PowerLimit.OK {
+		t.PowerLimit = read(r, "nvmlDeviceGetPowerManagementLimit", d.handle.GetPowerManagementLimit)
+	}
+	t.CoreClock = read(r, "nvmlDeviceGetMaxClockInfo", func() (uint32, nvml.Return) { return d.handle.GetMaxClockInfo(nvml.CLOCK_SM) })
+	t.MemoryClock = read(r, "nvmlDeviceGetMaxClockInfo", func() (uint32, nvml.Return) { return d.handle.GetMaxClockInfo(nvml.CLOCK_MEM) })
+	t.PCIeGeneration = read(r, "nvmlDeviceGetMaxPcieLinkGeneration", d.handle.GetMaxPcieLinkGeneration)
+	t.PCIeWidth = read(r, "nvmlDeviceGetMaxPcieLinkWidth", d.handle.GetMaxPcieLinkWidth)
+	t.Cores = read(r, "nvmlDeviceGetNumGpuCores", d.handle.GetNumGpuCores)
+}
+
+func architecture(a nvml.DeviceArchitecture) Reading[string] {
+	names := map[nvml.DeviceArchitecture]string{
+		nvml.DEVICE_ARCH_KEPLER: "kepler", nvml.DEVICE_ARCH_MAXWELL: "maxwell", nvml.DEVICE_ARCH_PASCAL: "pascal",
+		nvml.DEVICE_ARCH_VOLTA: "volta", nvml.DEVICE_ARCH_TURING: "turing", nvml.DEVICE_ARCH_AMPERE: "ampere", nvml.DEVICE_ARCH_ADA: "ada",
+		nvml.DEVICE_ARCH_HOPPER: "hopper", nvml.DEVICE_ARCH_BLACKWELL: "blackwell", nvml.DEVICE_ARCH_RUBIN: "rubin",
+	}
+	name, ok := names[a]
+	return Reading[string]{name, ok}
+}
+
+func (d Device) readModes(r *reader, t *Traits) {
+	t.ECC = read(r, "nvmlDeviceGetEccMode", func() (bool, nvml.Return) {
+		current, _, ret := d.handle.GetEccMode()
+		return current == nvml.FEATURE_ENABLED, ret
+	})
+	t.MIG = read(r, "nvmlDeviceGetMigMode", func() (bool, nvml.Return) {
+		current, _, ret := d.handle.GetMigMode()
+		return current == nvml.DEVICE_MIG_ENABLE, ret
+	})
+	t.Persistence = enabled(read(r, "nvmlDeviceGetPersistenceMode", d.handle.GetPersistenceMode))
+	t.Display = enabled(read(r, "nvmlDeviceGetDisplayMode", d.handle.GetDisplayMode))
+}
+
+func enabled(state Reading[nvml.EnableState]) Reading[bool] {
+	return Reading[bool]{state.Value == nvml.FEATURE_ENABLED, state.OK}
+}
+
+func (d Device) readLinks(r *reader, t *Traits) {
+	active := 0
+	for link := range maxLinks {
+		state := read(r, "nvmlDeviceGetNvLinkState", func() (nvml.EnableState, nvml.Return) { return d.handle.GetNvLinkState(link) })
+		if !state.OK {
+			break
+		}
+		if state.Value == nvml.FEATURE_ENABLED {
+			active++
+		}
+	}
+	if active == 0 {
+		return
+	}
+	t.NVLinkPeers = Of(active)
+	fabric := read(r, "nvmlDeviceGetGpuFabricInfo", d.handle.GetGpuFabricInfo)
+	if fabric.OK && fabric.Value.State == nvml.GPU_FABRIC_STATE_COMPLETED {
+		t.NVLinkClique = Of(fmt.Sprintf("%s.%d", hex.EncodeToString(fabric.Value.ClusterUuid[:]), fabric.Value.CliqueId))
+	}
+}

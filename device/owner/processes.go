@@ -1,0 +1,72 @@
+package owner
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"pangaea/device/nvml"
+)
+
+// Host is where processes are looked up.
+type Host struct {
+	Proc string // "/proc"
+}
+
+// desktop are the compositors and daemons that hold a GPU without anyone working with it.
+func desktop() []string {
+	return []string{"Xorg", "X", "Xwayland", "gnome-shell", "kwin_wayland", "kwin_x11", "plasmashell", "mutter", "cinnamon", "compiz",
+		"sddm-greeter", "gnome-remote-de", "nvidia-persiste", "nvidia-smi", "nv-hostengine", "dcgm-exporter", "nvidia-cuda-mps"}
+}
+
+// Foreign is the first process that is the owner's own, as "name (pid)", "" when there is none. With names given, only
+// processes of these names count.
+func (h Host) Foreign(processes []nvml.Process, names []string) string {
+	for _, p := range processes {
+		name, ok := h.name(p.PID)
+		if !ok || p.PID == os.Getpid() || h.ofTask(p.PID) {
+			continue
+		}
+		counts := !slices.Contains(desktop(), name)
+		if len(names) > 0 {
+			counts = slices.Contains(names, name)
+		}
+		if counts {
+			return name + " (" + strconv.Itoa(p.PID) + ")"
+		}
+	}
+	return ""
+}
+
+// name is the process's command name; ok is false when it is gone or lives in another PID namespace.
+func (h Host) name(pid int) (name string, ok bool) {
+	comm, err := os.ReadFile(h.file(pid, "comm"))
+	return string(bytes.TrimSpace(comm)), err == nil
+}
+
+// ofTask tells whether Nomad started the process.
+func (h Host) ofTask(pid int) bool {
+	cgroups, err := os.ReadFile(h.file(pid, "cgroup"))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(cgroups)) {
+		_, path, _ := strings.Cut(strings.TrimSpace(line), ":")
+		_, path, _ = strings.Cut(path, ":")
+		if strings.Contains(path+"/", "/nomad/") || strings.Contains(path, "/nomad.slice/") {
+			return true
+		}
+	}
+	environ, err := os.ReadFile(h.file(pid, "environ"))
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(bytes.Split(environ, []byte{0}), func(v []byte) bool { return bytes.HasPrefix(v, []byte("NOMAD_ALLOC_ID=")) })
+}
+
+func (h Host) file(pid int, name string) string {
+	return filepath.Join(h.Proc, strconv.Itoa(pid), name)
+}
