@@ -4,10 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"pangaea/e2e/devpool"
 	"slices"
 	"time"
-
-	"pangaea/e2e/devpool"
 )
 
 // rounds is how often each side of a comparison runs; the sides take turns.

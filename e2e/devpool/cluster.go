@@ -5,11 +5,10 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"pangaea/e2e/nvmlsim"
 	"path/filepath"
 
 	"github.com/hashicorp/nomad/api"
-
-	"pangaea/e2e/nvmlsim"
 )
 
 // Member describes one member of the pool to start.

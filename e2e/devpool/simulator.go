@@ -4,9 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
-
 	"pangaea/e2e/nvmlsim"
+	"path/filepath"
 )
 
 // realDriver is there when the machine has an NVIDIA kernel driver.

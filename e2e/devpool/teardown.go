@@ -44,10 +44,10 @@ func (p *Pool) Stop(ctx context.Context) error {
 }
 
 func stopAll(p *process) error {
-	if p == nil || p.dead() != nil {
-		return nil
+	if p != nil && p.dead() == nil {
+		return p.stop()
 	}
-	return p.stop()
+	return nil
 }
 
 // stopJobs deregisters everything that the cluster runs and waits until its tasks have ended.
