@@ -1,0 +1,122 @@
+package member
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// bootTime is how long the machine has been up, suspend included: Go's own monotonic clock stands still in suspend,
+// and a machine that slept would believe that it had spoken to the pool a moment ago.
+func bootTime() time.Duration {
+	var now unix.Timespec
+	err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
+	if err != nil { // cannot be since Linux 2.6.39
+		panic("internal error: cannot read CLOCK_BOOTTIME: " + err.Error())
+	}
+	return time.Duration(now.Nano())
+}
+
+// contact remembers when the pool's leader last answered.
+type contact struct {
+	now func() time.Duration
+
+	mu   sync.Mutex
+	last time.Duration
+}
+
+func newContact(now func() time.Duration) *contact { return &contact{now: now, last: now()} }
+
+// made notes that a gateway that leads has answered a message sent at the given time: an answer that was long on its
+// way says nothing about the time since.
+func (c *contact) made(sent time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = max(c.last, sent)
+}
+
+// lost is how long the pool has not answered.
+func (c *contact) lost() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now() - c.last
+}
+
+// guard stops placements that must not run without the pool, and keeps the leases of the others. Run owns it.
+type guard struct {
+	placements *placements
+	contact    *contact
+	renewed    map[jobKey]time.Duration // when a lease was renewed last
+}
+
+const guardEvery = 500 * time.Millisecond
+
+// Run looks at every placement twice a second until the context ends.
+func (g *guard) Run(ctx context.Context) {
+	ticker := time.NewTicker(guardEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			g.check(ctx)
+		}
+	}
+}
+
+func (g *guard) check(ctx context.Context) {
+	snapshot, _ := g.placements.watcher.Current()
+	if snapshot == nil {
+		return // nothing can be stopped through a Nomad that does not answer; the leases run out by themselves
+	}
+	lost := g.contact.lost()
+	for key, placed := range snapshot.jobs {
+		leased, ttl := placed.leased()
+		if ttl == 0 || placed.stopped {
+			delete(g.renewed, key)
+			continue
+		}
+		if lost >= ttl {
+			g.stop(ctx, key, placed)
+			continue
+		}
+		if leased && lost < ttl/3 {
+			g.renew(ctx, key, placed, ttl)
+		}
+	}
+	for key := range g.renewed {
+		if snapshot.jobs[key] == nil {
+			delete(g.renewed, key)
+			_ = g.placements.cluster.DeleteVariable(ctx, key.namespace, leasePath(key.id))
+		}
+	}
+}
+
+// stop ends a placement by the job's own wish. The pool gives it to another member only after this was due.
+func (g *guard) stop(ctx context.Context, key jobKey, placed *placed) {
+	defer g.placements.lock(key)()
+	_, err := g.placements.deregister(ctx, key, placed.tag, false, "the pool was out of reach for stop_on_client_after")
+	if err != nil {
+		g.placements.logger.Warn("cannot stop a placement that lost the pool, trying again", "job", key.id, "error", err)
+	}
+}
+
+// renew changes a lease's variable when a third of its time has passed.
+func (g *guard) renew(ctx context.Context, key jobKey, placed *placed, ttl time.Duration) {
+	now := g.contact.now()
+	last, known := g.renewed[key]
+	if known && now-last < ttl/3-guardEvery {
+		return
+	}
+	items := map[string]string{leaseItem: strconv.FormatUint(placed.tag.Epoch, 10) + "." + strconv.FormatInt(int64(now), 10)}
+	err := g.placements.cluster.SetVariable(ctx, key.namespace, leasePath(key.id), items)
+	if err != nil {
+		g.placements.logger.Warn("cannot renew a lease, trying again", "job", key.id, "error", err)
+		return
+	}
+	g.renewed[key] = now
+}

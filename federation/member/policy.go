@@ -1,0 +1,132 @@
+package member
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/hashicorp/nomad/api"
+)
+
+// Policy is the owner's last word on what pool jobs may be. Its zero value allows the sandboxed driver alone and
+// nothing that touches the owner's own volumes, secrets or services.
+type Policy struct {
+	AllowDrivers     []string `hcl:"allow_drivers,optional"` // default ["runc"]
+	AllowHostVolumes []string `hcl:"allow_host_volumes,optional"`
+	AllowNodePools   []string `hcl:"allow_node_pools,optional"` // default any
+	AllowVault       bool     `hcl:"allow_vault,optional"`
+	AllowConsul      bool     `hcl:"allow_consul,optional"` // services in, and keys of, the owner's Consul
+	AllowCSI         bool     `hcl:"allow_csi,optional"`
+	DenyNamespaces   []string `hcl:"deny_namespaces,optional"` // of the pool
+	MaxPriority      int      `hcl:"max_priority,optional"`    // higher is lowered to it; default 50
+	MaxCount         int      `hcl:"max_count,optional"`       // allocations of one job, default no limit
+	MaxCPU           int      `hcl:"max_cpu,optional"`         // MHz of one allocation, default no limit
+	MaxMemoryMB      int      `hcl:"max_memory_mb,optional"`   // of one allocation, default no limit
+}
+
+func (p Policy) withDefaults() Policy {
+	if p.AllowDrivers == nil {
+		p.AllowDrivers = []string{"runc"}
+	}
+	if p.MaxPriority <= 0 {
+		p.MaxPriority = api.JobDefaultPriority
+	}
+	return p
+}
+
+// Check returns why the owner does not want a pool job, in a sentence for the job's user, or nil.
+func (p Policy) Check(namespace string, job *api.Job) error {
+	if slices.Contains(p.DenyNamespaces, namespace) {
+		return fmt.Errorf("the owner takes no jobs of namespace %q", namespace)
+	}
+	kind := deref(job.Type, api.JobTypeService)
+	if kind != api.JobTypeService && kind != api.JobTypeBatch {
+		return fmt.Errorf("jobs of type %q are not taken: use service or batch", kind)
+	}
+	if nodePool := deref(job.NodePool, ""); nodePool != "" && p.AllowNodePools != nil && !slices.Contains(p.AllowNodePools, nodePool) {
+		return fmt.Errorf("the owner does not lend node pool %q", nodePool)
+	}
+	total := 0
+	for _, group := range job.TaskGroups {
+		total += deref(group.Count, 1)
+		err := p.checkGroup(group)
+		if err != nil {
+			return fmt.Errorf("group %q: %w", deref(group.Name, ""), err)
+		}
+	}
+	if p.MaxCount > 0 && total > p.MaxCount {
+		return fmt.Errorf("%d allocations are more than the owner's max_count %d", total, p.MaxCount)
+	}
+	return nil
+}
+
+func (p Policy) checkGroup(group *api.TaskGroup) error {
+	for name, volume := range group.Volumes {
+		switch {
+		case volume.Type == "csi" && !p.AllowCSI:
+			return fmt.Errorf("volume %q: the owner lends no CSI volumes", name)
+		case volume.Type != "csi" && !slices.Contains(p.AllowHostVolumes, volume.Source):
+			return fmt.Errorf("volume %q: the owner does not lend host volume %q", name, volume.Source)
+		}
+	}
+	err := p.checkServices(group.Services)
+	if err != nil {
+		return err
+	}
+	if group.Consul != nil && !p.AllowConsul {
+		return fmt.Errorf("the owner does not lend Consul")
+	}
+	cpu, memory := 0, 0
+	for _, task := range group.Tasks {
+		err := p.checkTask(task)
+		if err != nil {
+			return fmt.Errorf("task %q: %w", task.Name, err)
+		}
+		if task.Resources != nil {
+			cpu += deref(task.Resources.CPU, 0)
+			memory += max(deref(task.Resources.MemoryMB, 0), deref(task.Resources.MemoryMaxMB, 0))
+		}
+	}
+	if p.MaxCPU > 0 && cpu > p.MaxCPU {
+		return fmt.Errorf("%d MHz are more than the owner's max_cpu %d", cpu, p.MaxCPU)
+	}
+	if p.MaxMemoryMB > 0 && memory > p.MaxMemoryMB {
+		return fmt.Errorf("%d MiB are more than the owner's max_memory_mb %d", memory, p.MaxMemoryMB)
+	}
+	return nil
+}
+
+func (p Policy) checkTask(task *api.Task) error {
+	if !slices.Contains(p.AllowDrivers, task.Driver) {
+		return fmt.Errorf("the owner does not allow driver %q, only %q", task.Driver, p.AllowDrivers)
+	}
+	if task.Vault != nil && !p.AllowVault {
+		return fmt.Errorf("the owner does not lend Vault")
+	}
+	if (task.Consul != nil || task.Kind != "") && !p.AllowConsul {
+		return fmt.Errorf("the owner does not lend Consul")
+	}
+	if task.CSIPluginConfig != nil {
+		return fmt.Errorf("CSI plugins are not taken")
+	}
+	return p.checkServices(task.Services)
+}
+
+// checkServices refuses services in the owner's Consul; Nomad's own service catalog is per namespace and harmless.
+func (p Policy) checkServices(services []*api.Service) error {
+	for _, service := range services {
+		if service.Provider != "nomad" && !p.AllowConsul {
+			return fmt.Errorf("service %q: the owner does not lend Consul: set provider = \"nomad\"", service.Name)
+		}
+	}
+	return nil
+}
+
+// deref returns what a pointer points to, or a default for nil.
+func deref[T any](pointer *T, fallback T) T {
+	if pointer == nil {
+		return fallback
+	}
+	return *pointer
+}
+
+func ptr[T any](value T) *T { return &value }
