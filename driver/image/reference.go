@@ -1,0 +1,119 @@
+package image
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"pangaea/driver/image/registry"
+)
+
+// reference is a parsed image reference: at a registry, or a path on this host.
+type reference struct {
+	text   string
+	remote name.Reference // nil for a local one
+	scheme string         // of a local one
+	file   string
+	tag    string
+}
+
+// The schemes of local references.
+const (
+	schemeLayout  = "oci"
+	schemeArchive = "oci-archive"
+	schemeDocker  = "docker-archive"
+)
+
+func (s *Store) parse(text string) (reference, error) {
+	for _, scheme := range []string{schemeLayout, schemeArchive, schemeDocker} {
+		rest, ok := strings.CutPrefix(text, scheme+":")
+		if !ok {
+			continue
+		}
+		file, tag, _ := strings.Cut(rest, ":")
+		if file == "" || strings.ContainsRune(rest, 0) {
+			return reference{}, fmt.Errorf("%w: no path in it", errBadRef)
+		}
+		return reference{text: text, scheme: scheme, file: filepath.Clean(file), tag: tag}, nil
+	}
+	r, err := s.client.Parse(text)
+	if err != nil {
+		return reference{}, fmt.Errorf("%w: %w", errBadRef, err)
+	}
+	return reference{text: text, remote: r}, s.allowed(r)
+}
+
+// allowed applies the operator's globs.
+func (s *Store) allowed(r name.Reference) error {
+	if len(s.opts.AllowedRegistries) == 0 {
+		return nil
+	}
+	host := r.Context().RegistryStr()
+	full := host + "/" + r.Context().RepositoryStr()
+	for _, glob := range s.opts.AllowedRegistries {
+		subject := host
+		if strings.Contains(glob, "/") {
+			subject = full
+		}
+		ok, err := path.Match(glob, subject)
+		prefix, deep := strings.CutSuffix(glob, "/**")
+		if err == nil && ok || deep && strings.HasPrefix(full, prefix+"/") {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: the driver's allowed_registries do not cover %s", ErrNotAllowed, full)
+}
+
+// digested tells whether the reference itself fixes the content.
+func (r reference) digested() bool {
+	if r.remote == nil {
+		return false
+	}
+	_, ok := r.remote.(name.Digest)
+	return ok
+}
+
+// key names the file that records what the reference last meant.
+func (r reference) key() string {
+	sum := sha256.Sum256([]byte(r.remote.Name()))
+	return hex.EncodeToString(sum[:])
+}
+
+// flightKey keeps pulls apart that must not share a result: other credentials may see another answer.
+func (r reference) flightKey(req PullRequest) string {
+	creds := registry.Credentials{Username: req.Username, Password: req.Password}
+	sum := sha256.Sum256([]byte(creds.Username + "\x00" + creds.Password))
+	if r.remote != nil {
+		return strings.Join([]string{r.remote.Name(), hex.EncodeToString(sum[:]), string(req.Policy)}, "\x00")
+	}
+	return strings.Join([]string{r.text, req.Dir}, "\x00")
+}
+
+// localRoot opens the directory that a local reference is read beneath: the job's own for a relative
+// path, else the one of the operator's that holds it.
+func (s *Store) localRoot(r reference, dir string) (*os.Root, string, error) {
+	if !filepath.IsAbs(r.file) {
+		if dir == "" {
+			return nil, "", fmt.Errorf("%w: a relative path needs a task directory", ErrNotAllowed)
+		}
+		root, err := os.OpenRoot(dir)
+		return root, r.file, err
+	}
+	for _, local := range append([]string{dir}, s.opts.LocalDirs...) {
+		if local == "" {
+			continue
+		}
+		rel, err := filepath.Rel(local, r.file)
+		if err == nil && filepath.IsLocal(rel) {
+			root, err := os.OpenRoot(local)
+			return root, rel, err
+		}
+	}
+	return nil, "", fmt.Errorf("%w: %s lies in none of the driver's image directories", ErrNotAllowed, printable(r.file))
+}

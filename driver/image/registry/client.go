@@ -1,0 +1,114 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/hashicorp/go-hclog"
+)
+
+// Options say whom the client may talk to and how long it waits. Every field's zero value is safe.
+type Options struct {
+	Logger   hclog.Logger
+	Insecure []string            // host[:port] that may be spoken to over plain HTTP
+	Mirrors  map[string][]string // registry to host[:port][/prefix], asked in order before the registry itself
+	AuthFile string              // a Docker config.json
+	Stall    time.Duration       // how long an answer may bring nothing
+}
+
+// Client makes connections to registries; it is safe for concurrent use.
+type Client struct {
+	opts Options
+	base *http.Transport
+}
+
+// New makes a client; it talks to nobody yet.
+func New(opts Options) *Client {
+	if opts.Logger == nil {
+		opts.Logger = hclog.NewNullLogger()
+	}
+	if opts.Stall <= 0 {
+		opts.Stall = time.Minute
+	}
+	return &Client{opts: opts, base: newBase(opts.Stall)}
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.base.CloseIdleConnections() }
+
+// Parse reads an image's reference; it knows which registries speak plain HTTP.
+func (c *Client) Parse(ref string) (name.Reference, error) {
+	r, err := name.ParseReference(ref)
+	if err != nil {
+		return nil, err
+	}
+	if !c.insecure(r.Context().RegistryStr()) {
+		return r, nil
+	}
+	return name.ParseReference(ref, name.Insecure)
+}
+
+func (c *Client) insecure(host string) bool { return slices.Contains(c.opts.Insecure, host) }
+
+// Open finds the image's manifest at the first mirror that has it, else at its registry, and returns the
+// repository there together with the manifest.
+func (c *Client) Open(ctx context.Context, ref name.Reference, creds Credentials) (*Repo, *Manifest, error) {
+	for _, mirror := range c.opts.Mirrors[ref.Context().RegistryStr()] {
+		repo, m, err := c.openMirror(ctx, mirror, ref)
+		if err == nil {
+			return repo, m, nil
+		}
+		if ctx.Err() != nil {
+			return nil, nil, context.Cause(ctx)
+		}
+		c.opts.Logger.Debug("cannot use mirror", "mirror", mirror, "image", ref.Name(), "error", err)
+	}
+	return c.openAt(ctx, ref.Context(), ref.Identifier(), creds, true)
+}
+
+func (c *Client) openMirror(ctx context.Context, mirror string, ref name.Reference) (*Repo, *Manifest, error) {
+	host, prefix := splitMirror(mirror)
+	path := ref.Context().RepositoryStr()
+	if prefix != "" {
+		path = prefix + "/" + path
+	}
+	var opts []name.Option
+	if c.insecure(host) {
+		opts = append(opts, name.Insecure)
+	}
+	repo, err := name.NewRepository(host+"/"+path, opts...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot parse mirror: %w", err)
+	}
+	return c.openAt(ctx, repo, ref.Identifier(), Credentials{}, false)
+}
+
+func (c *Client) openAt(ctx context.Context, repo name.Repository, id string, creds Credentials, own bool) (*Repo, *Manifest, error) {
+	auth, err := c.authenticator(ctx, repo.Registry, creds, own)
+	if err != nil {
+		return nil, nil, err
+	}
+	inner := transport.NewRetry(&policy{base: c.base, insecure: c.opts.Insecure}, transport.WithRetryPredicate(worthRetry))
+	rt, err := transport.NewWithContext(ctx, repo.Registry, auth, inner, []string{repo.Scope(transport.PullScope)})
+	if err != nil {
+		return nil, nil, classify(cause(ctx, err))
+	}
+	r := &Repo{name: repo, http: &http.Client{Transport: rt}, stall: c.opts.Stall, log: c.opts.Logger}
+	m, err := r.Manifest(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	return r, m, nil
+}
+
+// worthRetry leaves out what no second request can change.
+func worthRetry(err error) bool {
+	return err != nil && !errors.Is(err, ErrPlainHTTP) && !errors.Is(err, ErrTooLarge) &&
+		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+}

@@ -1,0 +1,58 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+// The kinds of failure that a caller treats differently.
+var (
+	ErrNotFound     = errors.New("not found")
+	ErrUnauthorized = errors.New("access denied")
+	ErrPlainHTTP    = errors.New("plain HTTP refused")
+	ErrCorrupt      = errors.New("content is not what its digest promises")
+	ErrTooLarge     = errors.New("answer too large")
+	ErrStalled      = errors.New("no data arrived in time")
+)
+
+// IsFatal tells whether another try would fail alike. Everything else a registry or the network does
+// may pass: time-outs, resets, 429 and 5xx.
+func IsFatal(err error) bool {
+	for _, e := range []error{ErrNotFound, ErrUnauthorized, ErrPlainHTTP, ErrCorrupt, ErrTooLarge} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// classify turns what the transport returned into one of the kinds where it can.
+func classify(err error) error {
+	var te *transport.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrPlainHTTP):
+		return ErrPlainHTTP
+	case !errors.As(err, &te):
+		return err
+	case te.StatusCode == http.StatusNotFound:
+		return fmt.Errorf("%w (HTTP 404)", ErrNotFound)
+	case te.StatusCode == http.StatusUnauthorized, te.StatusCode == http.StatusForbidden:
+		return fmt.Errorf("%w (HTTP %d)", ErrUnauthorized, te.StatusCode)
+	}
+	// The library's text may quote the answer's body, which a stranger wrote; the status is enough.
+	return fmt.Errorf("the registry answered HTTP %d", te.StatusCode)
+}
+
+// cause prefers the reason for which a context was cancelled over the transport's "context canceled".
+func cause(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}

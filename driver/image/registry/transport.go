@@ -1,0 +1,77 @@
+package registry
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// maxAnswer bounds every answer but blobs: manifests, indexes, tokens, errors.
+const maxAnswer = 4 << 20
+
+func newBase(stall time.Duration) *http.Transport {
+	return &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: stall,
+		IdleConnTimeout:       30 * time.Second,
+		MaxIdleConnsPerHost:   8,
+		ReadBufferSize:        128 << 10,
+		// Blobs are compressed already and must arrive as the registry holds them.
+		DisableCompression: true,
+		ForceAttemptHTTP2:  true,
+	}
+}
+
+// policy is the innermost transport: whatever library makes a request, for whatever reason, it passes here.
+type policy struct {
+	base     http.RoundTripper
+	insecure []string
+}
+
+func (p *policy) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != "https" && !slices.Contains(p.insecure, req.URL.Host) {
+		if req.Body != nil {
+			_ = req.Body.Close()
+		}
+		return nil, fmt.Errorf("%w by %s", ErrPlainHTTP, req.URL.Host)
+	}
+	resp, err := p.base.RoundTrip(req)
+	if err != nil || isBlob(req) {
+		return resp, err
+	}
+	resp.Body = &limited{ReadCloser: resp.Body, left: maxAnswer}
+	return resp, nil
+}
+
+type blobKey struct{}
+
+// isBlob knows a blob's request by its context, which redirects inherit, unlike the path.
+func isBlob(req *http.Request) bool {
+	return req.Context().Value(blobKey{}) != nil
+}
+
+type limited struct {
+	io.ReadCloser
+	left int64
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	if l.left <= 0 {
+		return 0, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, int64(maxAnswer))
+	}
+	n, err := l.ReadCloser.Read(p[:min(int64(len(p)), l.left)])
+	l.left -= int64(n)
+	return n, err
+}
+
+// splitMirror cuts "host:port/prefix" into registry and path prefix.
+func splitMirror(m string) (host, prefix string) {
+	host, prefix, _ = strings.Cut(strings.TrimSuffix(m, "/"), "/")
+	return host, prefix
+}

@@ -1,0 +1,223 @@
+package image
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+
+	"pangaea/driver/image/registry"
+	"pangaea/driver/image/rootfs"
+)
+
+// Store is the image store; its methods are safe for concurrent use.
+type Store struct {
+	opts   Options
+	log    hclog.Logger
+	root   string
+	boot   string
+	client *registry.Client
+	lock   *os.File // shared while the store is open; GC wants it alone
+
+	// mu keeps GC, which holds it for writing, from deleting what a mount or a pull is about to refer to.
+	mu sync.RWMutex
+	// pins count the pulls that rely on a layer which no image record names yet.
+	pinMu sync.Mutex
+	pins  map[string]int
+	known sync.Map // layers found whole by this process: hex to true
+
+	stop   context.CancelFunc
+	wg     sync.WaitGroup
+	ctx    context.Context //nolint:containedctx // the store's lifetime
+	images *flights[*Image]
+	layers *flights[struct{}]
+
+	trackMu  sync.Mutex
+	trackers map[string]*tracker
+}
+
+// Open makes the store's directories and sweeps what a killed process left half-made. It talks to nobody.
+func Open(root string, opts Options) (*Store, error) {
+	opts = opts.withDefaults()
+	abs, err := filepath.Abs(root)
+	if err != nil {
+		return nil, fmt.Errorf("cannot find image store: %w", err)
+	}
+	s := &Store{
+		opts: opts, log: opts.Logger, pins: map[string]int{}, trackers: map[string]*tracker{},
+		client: registry.New(registry.Options{
+			Logger: opts.Logger, Insecure: opts.InsecureRegistries, Mirrors: opts.Mirrors,
+			AuthFile: opts.AuthFile, Stall: opts.StallTimeout,
+		}),
+	}
+	err = s.prepare(abs)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open image store %s: %w", abs, err)
+	}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.images = newFlights[*Image](s.ctx, &s.wg)
+	s.layers = newFlights[struct{}](s.ctx, &s.wg)
+	return s, nil
+}
+
+func (s *Store) prepare(root string) error {
+	err := os.MkdirAll(root, 0o711)
+	if err != nil {
+		return err
+	}
+	// Mounts are compared with the kernel's own paths, which have no symbolic links.
+	s.root, err = filepath.EvalSymlinks(root)
+	if err != nil {
+		return err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return err
+	}
+	s.boot = strings.TrimSpace(string(boot))
+	err = s.mkdirs()
+	if err != nil {
+		return err
+	}
+	s.lock, err = os.OpenFile(s.path("lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	err = flock(s.lock, unix.LOCK_SH)
+	if err != nil {
+		_ = s.lock.Close()
+		return err
+	}
+	s.sweep()
+	return nil
+}
+
+func (s *Store) mkdirs() error {
+	st, err := os.Stat(s.root)
+	if err != nil {
+		return err
+	}
+	// A task's mapped user passes through here to its root file system; it cannot list anything.
+	err = os.Chmod(s.root, st.Mode().Perm()|0o011)
+	if err != nil {
+		return err
+	}
+	private := []string{"", "layers", "layers/empty", "images", "refs", "tasks", "tmp"}
+	for _, dir := range private {
+		err = os.Mkdir(s.path(dir), 0o700)
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	err = os.Mkdir(s.path("layers/empty/fs"), 0o755)
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	err = os.Mkdir(s.rootfsDir(""), 0o711)
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return os.Chmod(s.path(""), 0o700)
+}
+
+// path gives a path among the store's private files. Its parts are the store's own or validated.
+func (s *Store) path(parts ...string) string {
+	return filepath.Join(append([]string{s.root, "images"}, parts...)...)
+}
+
+func (s *Store) rootfsDir(id string) string { return filepath.Join(s.root, "rootfs", id) }
+
+// Close cancels what is under way, waits for it and drops connections. Mounts stay.
+func (s *Store) Close() error {
+	s.stop()
+	s.wg.Wait()
+	s.client.Close()
+	return s.lock.Close()
+}
+
+// sweep deletes what nobody is making any more: each thing in tmp is a directory that its maker holds a
+// lock on, which ends with the maker, however it ends.
+func (s *Store) sweep() {
+	entries, err := os.ReadDir(s.path("tmp"))
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		dir := s.path("tmp", e.Name())
+		f, err := os.Open(dir)
+		if err != nil {
+			continue
+		}
+		if flock(f, unix.LOCK_EX) == nil {
+			err = rootfs.UnmountAll(dir)
+			if err == nil {
+				err = os.RemoveAll(dir)
+			}
+			if err != nil {
+				s.log.Warn("cannot sweep", "path", dir, "error", err)
+			}
+		}
+		_ = f.Close()
+	}
+}
+
+// tempDir makes a locked directory that becomes something by rename, or is swept.
+func (s *Store) tempDir() (string, *os.File, error) {
+	for {
+		dir := s.path("tmp", rand.Text())
+		err := os.Mkdir(dir, 0o700)
+		if err != nil {
+			return "", nil, err
+		}
+		f, err := os.Open(dir)
+		if isNotExist(err) {
+			continue // swept between the two calls
+		}
+		if err != nil {
+			return "", nil, err
+		}
+		err = flock(f, unix.LOCK_EX)
+		if err == nil {
+			return dir, f, nil
+		}
+		_ = f.Close()
+	}
+}
+
+func flock(f *os.File, how int) error {
+	return os.NewSyscallError("flock", unix.Flock(int(f.Fd()), how|unix.LOCK_NB))
+}
+
+// writeJSON replaces path atomically. It does not sync: a record that power loss emptied does not parse
+// and counts as missing.
+func (s *Store) writeJSON(path string, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("internal error: cannot encode record: %w", err)
+	}
+	tmp := path + "." + rand.Text() + "~"
+	err = os.WriteFile(tmp, body, 0o600)
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp)
+	}
+	return err
+}
+
+func readJSON(path string, v any) error {
+	body, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(body, v)
+}
