@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -46,7 +47,7 @@ func execIn(id string, opts options) (int, error) {
 	if ended == nil {
 		return exitFailed, fmt.Errorf("cannot wait for the process: %w", err)
 	}
-	status, ok := ended.Sys().(unix.WaitStatus)
+	status, ok := ended.Sys().(syscall.WaitStatus)
 	if ok && status.Signaled() {
 		return 128 + int(status.Signal()), nil
 	}

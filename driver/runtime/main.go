@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 
+	_ "github.com/opencontainers/cgroups/devices" // Without it libcontainer can't enforce device rules.
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // The C half of a sandbox's init.
 	"github.com/sirupsen/logrus"

@@ -92,8 +92,9 @@ func (s *shim) launchOwn() error {
 		return err
 	}
 	s.becameProgram()
+	err = s.startedOrFailed()
 	s.waitChild(runtime)
-	return s.startedOrFailed()
+	return err
 }
 
 // admit starts the program, at once or when the lease says so.

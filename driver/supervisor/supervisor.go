@@ -3,57 +3,201 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/hashicorp/go-hclog"
+
+	"pangaea/driver/cgroup"
+	"pangaea/driver/record"
 )
+
+// Names in a task's directory besides the records.
+const (
+	bundleFile = "config.json"
+	shimLog    = "shim.log"
+	shimLock   = "shim.lock"
+	runtimeDir = "run"
+	execFIFO   = "exec.fifo"
+)
+
+// cleanTimeout bounds how long what is left of a task may take to go.
+const cleanTimeout = 15 * time.Second
 
 // Supervisor starts and finds tasks.
 type Supervisor struct{ conf Config }
 
 // New returns a supervisor; it does no I/O.
-func New(conf Config) *Supervisor { return &Supervisor{conf: conf} }
+func New(conf Config) *Supervisor {
+	if conf.RuntimeKind == "" {
+		conf.RuntimeKind = KindPangaea
+	}
+	if conf.Logger == nil {
+		conf.Logger = hclog.NewNullLogger()
+	}
+	return &Supervisor{conf: conf}
+}
 
 // Start runs a task and returns when the user's program runs, or why it can't. A task with a lease is
 // returned while it is still held.
 func (s *Supervisor) Start(ctx context.Context, l Launch) (*Task, error) {
-	return nil, errors.ErrUnsupported
+	launch, group, err := s.prepare(l)
+	if err != nil {
+		return nil, err
+	}
+	child, err := s.spawn(launch, l.Dir)
+	if err == nil {
+		err = child.started(ctx)
+	}
+	var t *Task
+	if err == nil {
+		t, err = s.attach(l.Dir, launch, group)
+	}
+	if err != nil {
+		child.end()
+		return nil, errors.Join(err, s.clean(l.Dir, launch, group))
+	}
+	t.watch(child)
+	return t, nil
+}
+
+// attach makes a Task of the state that a shim has written.
+func (s *Supervisor) attach(dir string, launch *record.Launch, group cgroup.Task) (*Task, error) {
+	state, err := record.Read[record.State](dir, record.StateFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the task's state: %w", err)
+	}
+	t := &Task{
+		sup: s, dir: dir, launch: launch, state: state, group: group,
+		done: make(chan struct{}), quit: make(chan struct{}), watched: make(chan struct{}),
+	}
+	// A task that has ended already has no init any more; its exit record tells the rest.
+	t.init, err = openProcess(state.Pid, state.StartTime)
+	if err != nil && !errors.Is(err, record.ErrNotSameProcess) {
+		return nil, err
+	}
+	return t, nil
 }
 
 // Recover finds the task whose records lie in dir: running, or ended with a known exit. It fails with
-// ErrGone when nothing is left and no exit code can be told.
-func (s *Supervisor) Recover(dir string) (*Task, error) { return nil, errors.ErrUnsupported }
-
-// Task is a sandbox that was started.
-type Task struct{ done chan struct{} }
-
-// Pid is the init's process id on the host.
-func (t *Task) Pid() int { return 0 }
-
-// StartedAt is when the task started.
-func (t *Task) StartedAt() time.Time { return time.Time{} }
-
-// Done is closed when the task has ended.
-func (t *Task) Done() <-chan struct{} { return t.done }
-
-// Wait waits until the task has ended and says how.
-func (t *Task) Wait(ctx context.Context) (Exit, error) { return Exit{}, errors.ErrUnsupported }
-
-// Signal sends a signal to the task's init.
-func (t *Task) Signal(sig unix.Signal) error { return errors.ErrUnsupported }
-
-// Stop sends sig, waits for at most timeout, then kills all that is left.
-func (t *Task) Stop(ctx context.Context, sig unix.Signal, timeout time.Duration) error {
-	return errors.ErrUnsupported
+// ErrGone when nothing is left and no exit code can be told; what no one can account for is killed.
+func (s *Supervisor) Recover(dir string) (*Task, error) {
+	launch, err := record.Read[record.Launch](dir, record.LaunchFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, ErrGone
+	}
+	if err != nil {
+		return nil, err
+	}
+	group, err := cgroup.New(launch.CgroupsPath)
+	if err != nil {
+		return nil, err
+	}
+	awaitRecords(dir)
+	verdict := record.Decide(facts(dir, launch, group))
+	switch verdict {
+	case record.Running, record.Adopt, record.Ending:
+		t, err := s.attach(dir, launch, group)
+		if err != nil {
+			return nil, err
+		}
+		t.watch(findShim(t.state))
+		return t, nil
+	case record.Exited:
+		return s.ended(dir, launch, group)
+	}
+	s.conf.Logger.Warn("a task is lost", "task_id", launch.ID, "verdict", string(verdict))
+	err = s.clean(dir, launch, group)
+	if err != nil {
+		return nil, errors.Join(ErrGone, err)
+	}
+	return nil, ErrGone
 }
 
-// Exec runs a program in the sandbox and returns its exit code.
-func (t *Task) Exec(ctx context.Context, r ExecRequest) (int, error) {
-	return 0, errors.ErrUnsupported
+// ended makes a Task of an exit record.
+func (s *Supervisor) ended(dir string, launch *record.Launch, group cgroup.Task) (*Task, error) {
+	t, err := s.attach(dir, launch, group)
+	if errors.Is(err, os.ErrNotExist) {
+		t = &Task{
+			sup: s, dir: dir, launch: launch, state: &record.State{}, group: group,
+			done: make(chan struct{}), quit: make(chan struct{}), watched: make(chan struct{}),
+		}
+	} else if err != nil {
+		return nil, err
+	}
+	exit, err := record.Read[record.Exit](dir, record.ExitFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read how the task ended: %w", err)
+	}
+	t.finish(exit)
+	close(t.watched)
+	return t, nil
 }
 
-// Stats measures the sandbox.
-func (t *Task) Stats() (Stats, error) { return Stats{}, errors.ErrUnsupported }
+// facts gathers what record.Decide needs.
+func facts(dir string, launch *record.Launch, group cgroup.Task) record.Facts {
+	var f record.Facts
+	boot, err := record.BootID()
+	f.SameBoot = err == nil && boot == launch.BootID
+	// The exit record is looked for last: a task that ends meanwhile is then seen as ended or as still running.
+	state, err := record.Read[record.State](dir, record.StateFile)
+	f.HasState = err == nil
+	if f.HasState {
+		f.InitAlive = record.Alive(state.Pid, state.StartTime)
+		f.ShimAlive = record.Alive(state.ShimPid, state.ShimStartTime)
+	}
+	f.Started = hasStarted(dir, launch.ID)
+	f.Populated = len(group.Pids()) > 0
+	_, err = record.Read[record.Exit](dir, record.ExitFile)
+	f.HasExit = err == nil
+	return f
+}
 
-// Destroy kills all that is left of the task and removes its container and cgroups. It may be repeated.
-func (t *Task) Destroy(ctx context.Context) error { return errors.ErrUnsupported }
+// hasStarted says whether the sandbox was told to run its program: runc's runtimes keep a FIFO until then.
+func hasStarted(dir, id string) bool {
+	_, err := os.Lstat(filepath.Join(dir, runtimeDir, id, execFIFO))
+	return err != nil
+}
+
+// awaitRecords waits for a shim that is just creating the sandbox: it finishes, or gives up because the
+// supervisor that started it is gone.
+func awaitRecords(dir string) {
+	for deadline := time.Now().Add(cleanTimeout); time.Now().Before(deadline); {
+		_, err := os.Stat(filepath.Join(dir, record.StateFile))
+		if err == nil || !locked(filepath.Join(dir, shimLock)) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// clean removes what is left of a task that nobody supervises, except for its directory.
+func (s *Supervisor) clean(dir string, launch *record.Launch, group cgroup.Task) error {
+	ctx, cancel := context.WithTimeout(context.Background(), cleanTimeout)
+	defer cancel()
+	err := group.KillAll(ctx)
+	if err != nil {
+		return err
+	}
+	if launch.RuntimeKind == KindOCI {
+		s.deleteOCI(ctx, dir, launch)
+	}
+	err = group.Remove(ctx)
+	if err != nil {
+		return err
+	}
+	err = os.RemoveAll(filepath.Join(dir, runtimeDir))
+	if err != nil {
+		return fmt.Errorf("cannot remove the sandbox's state: %w", err)
+	}
+	return nil
+}
+
+// validID says whether an id can name a sandbox and a directory.
+func validID(id string) bool {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
+	return id != "" && len(id) <= 128 && strings.Trim(id, letters) == "" && strings.Trim(id, ".") != ""
+}

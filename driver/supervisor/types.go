@@ -75,6 +75,8 @@ type Exit struct {
 	At time.Time
 	// Unknown says that the task has ended and that nobody saw how; Code is then meaningless.
 	Unknown bool
+	// Error says why the task's program never ran, if it did not.
+	Error string
 	// DroppedLogBytes counts output that was thrown away because nothing read the FIFOs fast enough.
 	DroppedLogBytes int64
 }

@@ -1,0 +1,213 @@
+package supervisor
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"pangaea/driver/cgroup"
+	"pangaea/driver/record"
+)
+
+// prepare checks a launch and writes the bundle and the launch record.
+func (s *Supervisor) prepare(l Launch) (*record.Launch, cgroup.Task, error) {
+	var group cgroup.Task
+	err := check(l)
+	if err != nil {
+		return nil, group, err
+	}
+	group, err = cgroup.New(l.Spec.Linux.CgroupsPath)
+	if err != nil {
+		return nil, group, fmt.Errorf("cannot use the cgroup path %q: %w", l.Spec.Linux.CgroupsPath, err)
+	}
+	if locked(filepath.Join(l.Dir, shimLock)) {
+		return nil, group, fmt.Errorf("cannot start task %s: its directory still has a task that runs", l.ID)
+	}
+	err = clearRecords(l.Dir)
+	if err != nil {
+		return nil, group, err
+	}
+	bundle, err := json.Marshal(l.Spec)
+	if err != nil {
+		return nil, group, fmt.Errorf("cannot encode the sandbox's spec: %w", err)
+	}
+	err = os.WriteFile(filepath.Join(l.Dir, bundleFile), bundle, 0o600)
+	if err != nil {
+		return nil, group, fmt.Errorf("cannot write the sandbox's bundle: %w", err)
+	}
+	launch, err := s.launchRecord(l)
+	if err != nil {
+		return nil, group, err
+	}
+	return launch, group, record.Write(l.Dir, record.LaunchFile, launch)
+}
+
+func check(l Launch) error {
+	switch {
+	case !validID(l.ID):
+		return fmt.Errorf("cannot name a sandbox %q: use at most 128 letters, digits, '_', '-' and '.'", l.ID)
+	case !filepath.IsAbs(l.Dir):
+		return fmt.Errorf("cannot keep the task's state in %q: the path is not absolute", l.Dir)
+	case l.Spec == nil || l.Spec.Linux == nil || l.Spec.Process == nil || l.Spec.Root == nil:
+		return errors.New("internal error: the sandbox's spec lacks linux, process or root")
+	case l.Spec.Hooks != nil:
+		return errors.New("internal error: the sandbox's spec has hooks, which never run here")
+	case l.Spec.Process.Terminal:
+		return errors.New("internal error: the sandbox's spec asks for a terminal, which only exec gives")
+	case l.Lease.TTL < 0 || l.Lease.TTL > 0 && !filepath.IsAbs(l.Lease.File):
+		return errors.New("cannot lease the task: a lease needs a positive time to live and an absolute file path")
+	}
+	return nil
+}
+
+// clearRecords removes an earlier run's records: an old exit record would be taken for this run's.
+func clearRecords(dir string) error {
+	for _, name := range []string{record.StateFile, record.ExitFile, runtimeDir} {
+		err := os.RemoveAll(filepath.Join(dir, name))
+		if err != nil {
+			return fmt.Errorf("cannot remove an earlier run's records: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *Supervisor) launchRecord(l Launch) (*record.Launch, error) {
+	boot, err := record.BootID()
+	if err != nil {
+		return nil, fmt.Errorf("cannot tell this boot from others: %w", err)
+	}
+	return &record.Launch{
+		Version: record.Version, ID: l.ID, BootID: boot,
+		Shim: s.conf.ShimPath, Runtime: s.conf.RuntimePath,
+		RuntimeKind: s.conf.RuntimeKind, RuntimeArgs: s.conf.RuntimeArgs,
+		Stdout: l.Stdout, Stderr: l.Stderr,
+		StdioUID:    hostID(l.Spec.Process.User.UID, l.Spec.Linux.UIDMappings),
+		StdioGID:    hostID(l.Spec.Process.User.GID, l.Spec.Linux.GIDMappings),
+		CgroupsPath: l.Spec.Linux.CgroupsPath, CpusetCgroup: l.CpusetCgroup,
+		LeaseFile: l.Lease.File, LeaseTTLMs: l.Lease.TTL.Milliseconds(),
+	}, nil
+}
+
+// hostID is the id on the host of an id in the sandbox.
+func hostID(id uint32, mappings []specs.LinuxIDMapping) int {
+	for _, m := range mappings {
+		if id >= m.ContainerID && id-m.ContainerID < m.Size {
+			return int(m.HostID + id - m.ContainerID)
+		}
+	}
+	return int(id)
+}
+
+// shimProcess is a shim: a child of ours with a status pipe, or one that a predecessor started.
+type shimProcess struct {
+	process *process
+	child   *exec.Cmd
+	status  *os.File
+}
+
+// spawn starts a shim in a session of its own, with nothing of ours but the status pipe.
+func (s *Supervisor) spawn(launch *record.Launch, dir string, flags ...string) (*shimProcess, error) {
+	log, err := os.OpenFile(filepath.Join(dir, shimLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the shim's log: %w", err)
+	}
+	defer log.Close()
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a pipe: %w", err)
+	}
+	defer write.Close()
+	pidfd := -1
+	cmd := exec.Command(s.shimPath(launch), append(flags, dir)...)
+	cmd.Dir = "/"
+	cmd.Env = []string{"GOMAXPROCS=1"}
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{write}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd}
+	err = cmd.Start()
+	if err != nil {
+		read.Close()
+		return nil, fmt.Errorf("cannot start the shim: %w", err)
+	}
+	p, err := fromPidfd(pidfd)
+	if err != nil {
+		read.Close()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		return nil, err
+	}
+	return &shimProcess{process: p, child: cmd, status: read}, nil
+}
+
+func (s *Supervisor) shimPath(launch *record.Launch) string {
+	if s.conf.ShimPath != "" {
+		return s.conf.ShimPath
+	}
+	return launch.Shim
+}
+
+// started waits for the shim's word.
+func (p *shimProcess) started(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { _ = p.status.SetReadDeadline(unblock()) })
+	defer stop()
+	defer p.status.Close()
+	line, err := bufio.NewReader(p.status).ReadString('\n')
+	line = strings.TrimSuffix(line, "\n")
+	text, failed := strings.CutPrefix(line, "error ")
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("cannot wait for the task to start: %w", ctx.Err())
+	case failed:
+		return fmt.Errorf("cannot start the task: %s", text)
+	case err != nil:
+		return errors.New("cannot start the task: its shim died; see shim.log in the task's directory")
+	}
+	return nil
+}
+
+// end kills a shim whose task did not start, and waits for it.
+func (p *shimProcess) end() {
+	if p == nil {
+		return
+	}
+	_ = p.process.signal(unix.SIGKILL)
+	p.reap()
+}
+
+// reap waits until the shim has ended.
+func (p *shimProcess) reap() {
+	_ = p.process.wait(context.Background())
+	p.process.close()
+	if p.child != nil {
+		_ = p.child.Wait()
+	}
+}
+
+// findShim finds the shim that a predecessor of this process started; nil if it is gone.
+func findShim(state *record.State) *shimProcess {
+	p, err := openProcess(state.ShimPid, state.ShimStartTime)
+	if err != nil {
+		return nil
+	}
+	return &shimProcess{process: p}
+}
+
+// locked says whether a living shim holds the task's lock.
+func locked(path string) bool {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil
+}

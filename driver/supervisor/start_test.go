@@ -1,0 +1,153 @@
+package supervisor
+
+import (
+	"context"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+)
+
+func TestRootExit(t *testing.T) {
+	b := newBench(t)
+	tests := []struct {
+		name string
+		args []string
+		want Exit
+	}{
+		{"true", []string{"/bin/true"}, Exit{}},
+		{"false", []string{"/bin/false"}, Exit{Code: 1}},
+		{"looked up in PATH", []string{"sh", "-c", "exit 42"}, Exit{Code: 42}},
+		{"highest code", []string{"/bin/sh", "-c", "exit 255"}, Exit{Code: 255}},
+		{"a child's death by signal", []string{"/bin/sh", "-c", "sh -c 'kill -9 $$'; exit $?"}, Exit{Code: 137}},
+		{"background child", []string{"/bin/sh", "-c", "sleep 1000 & exit 3"}, Exit{Code: 3}},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			b := b.on(t)
+			got := b.run(b.launch(tc.args...))
+			must.Less(t, time.Minute, time.Since(got.At))
+			got.At = time.Time{}
+			must.Eq(t, tc.want, got)
+		})
+	}
+}
+
+func TestRootStartErrors(t *testing.T) {
+	b := newBench(t)
+	tests := []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"missing in PATH", []string{"nosuch"}, "executable file not found"},
+		{"missing by path", []string{"/bin/nosuch"}, "no such file or directory"},
+		{"not executable", []string{"/etc/passwd"}, "permission denied"},
+		{"not a program", []string{"/bin/garbage"}, "refused to execute"},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := b.sup.Start(t.Context(), b.launch(tc.args...))
+			must.ErrorContains(t, err, tc.want)
+		})
+	}
+}
+
+func TestRootLogs(t *testing.T) {
+	b := newBench(t)
+	l := b.launch("/bin/sh", "-c", "echo out; echo err >&2; echo again >/dev/stdout; seq 1 100000 | tail -1")
+	out, err := b.newFIFO("out").read(t), b.newFIFO("err").read(t)
+	l.Stdout, l.Stderr = out.path, err.path
+	exit := b.run(l)
+	must.Zero(t, exit.Code)
+	must.Zero(t, exit.DroppedLogBytes)
+	eventually(t, "all output has come", func() bool { return out.String() == "out\nagain\n100000\n" && err.String() == "err\n" })
+}
+
+func TestRootSignalAndStop(t *testing.T) {
+	b := newBench(t)
+	const trap = "trap 'exit 7' TERM; trap '' INT; while true; do sleep 0.05; done"
+	tests := []struct {
+		name    string
+		signal  unix.Signal
+		timeout time.Duration
+		want    Exit
+	}{
+		{"handled", unix.SIGTERM, 10 * time.Second, Exit{Code: 7}},
+		{"ignored, then killed", unix.SIGINT, 200 * time.Millisecond, Exit{Code: 137, Signal: 9}},
+		{"at once", unix.SIGINT, 0, Exit{Code: 137, Signal: 9}},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			b := b.on(t)
+			l := b.launch("/bin/sh", "-c", trap)
+			out := b.newFIFO("out-" + strings.ReplaceAll(tc.name, " ", "")).read(t)
+			l.Stdout = out.path
+			l.Spec.Process.Args[2] = strings.Replace(trap, "while", "echo ready; while", 1)
+			task := b.start(l)
+			eventually(t, "the trap is set", func() bool { return out.String() == "ready\n" })
+			must.NoError(t, task.Stop(t.Context(), tc.signal, tc.timeout))
+			got := b.wait(task)
+			got.At = time.Time{}
+			must.Eq(t, tc.want, got)
+			must.ErrorIs(t, task.Signal(unix.SIGTERM), ErrNotRunning)
+			must.NoError(t, task.Stop(t.Context(), tc.signal, tc.timeout))
+		})
+	}
+}
+
+func TestRootDestroyTwice(t *testing.T) {
+	b := newBench(t)
+	task := b.start(b.launch("/bin/sleep", "1000"))
+	must.NoError(t, task.Destroy(t.Context()))
+	must.NoError(t, task.Destroy(t.Context()))
+	must.Eq(t, 137, b.wait(task).Code)
+}
+
+func TestRootStartCancelled(t *testing.T) {
+	b := newBench(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := b.sup.Start(ctx, b.launch("/bin/sleep", "1000"))
+	must.ErrorIs(t, err, context.Canceled)
+}
+
+func TestRootRefusals(t *testing.T) {
+	b := newBench(t)
+	tests := []struct {
+		name   string
+		change func(*Launch)
+		want   string
+	}{
+		{"id with a slash", func(l *Launch) { l.ID = "a/b" }, "cannot name a sandbox"},
+		{"id of dots", func(l *Launch) { l.ID = ".." }, "cannot name a sandbox"},
+		{"relative directory", func(l *Launch) { l.Dir = "x" }, "not absolute"},
+		{"no cgroup", func(l *Launch) { l.Spec.Linux.CgroupsPath = "" }, "cgroup path"},
+		{"root cgroup", func(l *Launch) { l.Spec.Linux.CgroupsPath = "/" }, "cgroup path"},
+		{"shallow cgroup", func(l *Launch) { l.Spec.Linux.CgroupsPath = "/nomad" }, "cgroup path"},
+		{"climbing cgroup", func(l *Launch) { l.Spec.Linux.CgroupsPath = "/nomad/../../x" }, "cgroup path"},
+		{"terminal", func(l *Launch) { l.Spec.Process.Terminal = true }, "terminal"},
+		{"lease without a file", func(l *Launch) { l.Lease.TTL = time.Second }, "cannot lease"},
+		{"no log FIFO", func(l *Launch) { l.Stdout = b.root + "/a/b/c" }, "no such file"},
+		{"log to a file", func(l *Launch) { l.Stdout = b.rootfs + "/etc/passwd" }, "is no FIFO"},
+		{"log to a symlink", func(l *Launch) {
+			must.NoError(t, os.Symlink(b.newFIFO("real").path, b.root+"/alloc/logs/link"))
+			l.Stdout = b.root + "/alloc/logs/link"
+		}, "is no FIFO"},
+		{"log below a symlink", func(l *Launch) {
+			must.NoError(t, os.Symlink("logs", b.root+"/alloc/other"))
+			l.Stdout = b.root + "/alloc/other/real"
+		}, "too many levels of symbolic links"},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			l := b.launch("/bin/true")
+			tc.change(&l)
+			_, err := b.sup.Start(t.Context(), l)
+			must.ErrorContains(t, err, tc.want)
+		})
+	}
+}

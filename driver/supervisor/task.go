@@ -1,0 +1,208 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pangaea/driver/cgroup"
+	"pangaea/driver/record"
+)
+
+// maxAdoptions bounds how often a task gets a new shim.
+const maxAdoptions = 5
+
+// Task is a sandbox that was started.
+type Task struct {
+	sup    *Supervisor
+	dir    string
+	launch *record.Launch
+	state  *record.State
+	group  cgroup.Task
+	// init is nil if it was gone when the task was found.
+	init *process
+
+	once    sync.Once
+	exit    Exit
+	done    chan struct{}
+	leave   sync.Once
+	quit    chan struct{} // Closed by Destroy: no new shim, please.
+	watched chan struct{} // Closed when the watching goroutine has ended.
+}
+
+// Pid is the init's process id on the host.
+func (t *Task) Pid() int { return t.state.Pid }
+
+// StartedAt is when the task started.
+func (t *Task) StartedAt() time.Time { return time.Unix(0, t.state.CreatedUnixNs) }
+
+// Done is closed when the task has ended.
+func (t *Task) Done() <-chan struct{} { return t.done }
+
+// Wait waits until the task has ended and says how.
+func (t *Task) Wait(ctx context.Context) (Exit, error) {
+	select {
+	case <-t.done:
+		return t.exit, nil
+	case <-ctx.Done():
+		return Exit{}, ctx.Err()
+	}
+}
+
+// watch starts the goroutine that ends when the task's end is known. A shim of nil has already gone.
+func (t *Task) watch(shim *shimProcess) {
+	go func() {
+		defer close(t.watched)
+		for range maxAdoptions {
+			if shim != nil {
+				shim.reap()
+			}
+			exit, err := record.Read[record.Exit](t.dir, record.ExitFile)
+			if err == nil {
+				t.finish(exit)
+				return
+			}
+			shim = t.adopt()
+			if shim == nil {
+				break
+			}
+		}
+		t.finish(t.witness())
+	}()
+}
+
+// adopt gives a task whose shim was killed a new one, or returns nil if there is no need or no way.
+func (t *Task) adopt() *shimProcess {
+	select {
+	case <-t.quit:
+		return nil
+	default:
+	}
+	if !t.init.alive() || !hasStarted(t.dir, t.launch.ID) {
+		return nil
+	}
+	log := t.sup.conf.Logger.With("task_id", t.launch.ID)
+	shim, err := t.sup.spawn(t.launch, t.dir, "--adopt")
+	if err == nil {
+		log.Warn("the task's shim was killed; a new one takes over")
+		err = shim.started(context.Background())
+	}
+	if err != nil {
+		log.Error("cannot give the task a new shim; its output is lost", "error", err)
+		shim.end()
+		return nil
+	}
+	return shim
+}
+
+// witness tells how a task ended that has no shim: the pidfd knows, on Linux 6.15 and later.
+func (t *Task) witness() *record.Exit {
+	if !hasStarted(t.dir, t.launch.ID) {
+		// Its program never ran, and nobody is left who could start it.
+		_ = t.init.signal(unix.SIGKILL)
+	}
+	if t.init != nil {
+		_ = t.init.wait(context.Background())
+	}
+	exit := &record.Exit{Version: record.Version, AtUnixNs: time.Now().UnixNano()}
+	status, known := t.init.exitStatus()
+	exit.Unknown = !known
+	if known {
+		exit.FromStatus(status)
+		exit.OOMKilled = exit.Code != 0 && t.group.OOMKills() > t.state.OOMBaseline
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cleanTimeout)
+	defer cancel()
+	err := t.group.KillAll(ctx)
+	if err == nil {
+		err = record.Write(t.dir, record.ExitFile, exit)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.sup.conf.Logger.Error("cannot record how a task ended", "task_id", t.launch.ID, "error", err)
+	}
+	return exit
+}
+
+// finish makes the task's end known.
+func (t *Task) finish(e *record.Exit) {
+	t.once.Do(func() {
+		t.exit = Exit{
+			Code: e.Code, Signal: e.Signal, OOMKilled: e.OOMKilled, LeaseExpired: e.LeaseExpired,
+			At: time.Unix(0, e.AtUnixNs), Unknown: e.Unknown, Error: e.Error, DroppedLogBytes: e.DroppedLogBytes,
+		}
+		close(t.done)
+	})
+}
+
+func (t *Task) ended() bool {
+	select {
+	case <-t.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Signal sends a signal to the task's init.
+func (t *Task) Signal(sig unix.Signal) error {
+	if t.ended() || !hasStarted(t.dir, t.launch.ID) {
+		return ErrNotRunning
+	}
+	return t.init.signal(sig)
+}
+
+// Stop sends sig, waits for at most timeout, then kills all that is left. A task that is still held is killed.
+func (t *Task) Stop(ctx context.Context, sig unix.Signal, timeout time.Duration) error {
+	if t.ended() {
+		return nil
+	}
+	err := t.Signal(sig)
+	if err == nil && timeout > 0 {
+		timer := time.NewTimer(timeout)
+		defer timer.Stop()
+		select {
+		case <-t.done:
+			return nil
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	}
+	return t.kill(ctx)
+}
+
+// kill kills the task and waits until its end is recorded.
+func (t *Task) kill(ctx context.Context) error {
+	_ = t.init.signal(unix.SIGKILL)
+	t.group.Kill()
+	timer := time.NewTimer(cleanTimeout)
+	defer timer.Stop()
+	select {
+	case <-t.done:
+		return nil
+	case <-timer.C:
+		return fmt.Errorf("cannot kill task %s: it has not ended %s after SIGKILL", t.launch.ID, cleanTimeout)
+	case <-ctx.Done():
+		return fmt.Errorf("cannot wait for task %s to end: %w", t.launch.ID, ctx.Err())
+	}
+}
+
+// Destroy kills all that is left of the task and removes its container and cgroups. It may be repeated.
+func (t *Task) Destroy(ctx context.Context) error {
+	t.leave.Do(func() { close(t.quit) })
+	if !t.ended() {
+		err := t.kill(ctx)
+		if err != nil {
+			return err
+		}
+	}
+	<-t.watched
+	if t.init != nil {
+		t.init.close()
+	}
+	return t.sup.clean(t.dir, t.launch, t.group)
+}
