@@ -1,0 +1,55 @@
+package device
+
+import (
+	"context"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/nomad/plugins"
+	"github.com/hashicorp/nomad/plugins/base"
+	"github.com/hashicorp/nomad/plugins/device"
+	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+)
+
+const (
+	// pluginName is what a client's configuration calls the plugin: plugin "pangaea-device" {}.
+	pluginName    = "pangaea-device"
+	pluginVersion = "v0.1.0"
+
+	vendor     = "nvidia"
+	deviceType = device.DeviceTypeGPU
+)
+
+// Serve speaks Nomad's plugin protocol until Nomad ends it.
+func Serve() {
+	plugins.ServeCtx(func(ctx context.Context, logger hclog.Logger) any { return New(ctx, logger) })
+}
+
+func pluginInfo() *base.PluginInfoResponse {
+	return &base.PluginInfoResponse{
+		Type:              base.PluginTypeDevice,
+		PluginApiVersions: []string{device.ApiVersion010},
+		PluginVersion:     pluginVersion,
+		Name:              pluginName,
+	}
+}
+
+// configSchema is the plugin's configuration; Config explains each option.
+func configSchema() *hclspec.Spec {
+	return hclspec.NewObject(map[string]*hclspec.Spec{
+		"enabled":               hclspec.NewDefault(hclspec.NewAttr("enabled", "bool", false), hclspec.NewLiteral("true")),
+		"library_path":          hclspec.NewAttr("library_path", "string", false),
+		"ignored_gpu_ids":       hclspec.NewAttr("ignored_gpu_ids", "list(string)", false),
+		"fingerprint_period":    hclspec.NewAttr("fingerprint_period", "string", false),
+		"hang_after":            hclspec.NewAttr("hang_after", "string", false),
+		"recover_after":         hclspec.NewAttr("recover_after", "number", false),
+		"strain_after":          hclspec.NewAttr("strain_after", "string", false),
+		"max_uncorrectable_ecc": hclspec.NewAttr("max_uncorrectable_ecc", "number", false),
+		"group_by":              hclspec.NewAttr("group_by", "string", false),
+		"owner": hclspec.NewBlock("owner", false, hclspec.NewObject(map[string]*hclspec.Spec{
+			"hours":            hclspec.NewAttr("hours", "list(string)", false),
+			"idle_after":       hclspec.NewAttr("idle_after", "string", false),
+			"processes":        hclspec.NewAttr("processes", "list(string)", false),
+			"ignore_processes": hclspec.NewAttr("ignore_processes", "bool", false),
+		})),
+	})
+}

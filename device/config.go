@@ -1,0 +1,108 @@
+package device
+
+import (
+	"fmt"
+	"time"
+
+	"pangaea/device/health"
+	"pangaea/device/owner"
+)
+
+// Config is the plugin's block in a Nomad client's configuration. Every option may be left out.
+type Config struct {
+	Enabled             bool     `codec:"enabled"`
+	LibraryPath         string   `codec:"library_path"`          // another libnvidia-ml.so.1 than the system's
+	IgnoredGPUIDs       []string `codec:"ignored_gpu_ids"`       // UUIDs never offered
+	FingerprintPeriod   string   `codec:"fingerprint_period"`    // 2s
+	HangAfter           string   `codec:"hang_after"`            // 10s: a call that takes longer makes its GPU unhealthy
+	RecoverAfter        int      `codec:"recover_after"`         // 3 clean rounds before a GPU comes back
+	StrainAfter         string   `codec:"strain_after"`          // 1m of heat or power brake makes a GPU unhealthy
+	MaxUncorrectableECC uint64   `codec:"max_uncorrectable_ecc"` // 0
+	GroupBy             string   `codec:"group_by"`              // "numa" or "nvlink": a task's GPUs all lie in one
+	Owner               *Owner   `codec:"owner"`
+}
+
+// Owner is when the machine's owner wants its GPUs for himself.
+type Owner struct {
+	Hours           []string `codec:"hours"`            // when they are offered: "Mon-Fri 18:00-08:00"
+	IdleAfter       string   `codec:"idle_after"`       // 0s: how long he must have left a GPU alone
+	Processes       []string `codec:"processes"`        // only these programs of his count
+	IgnoreProcesses bool     `codec:"ignore_processes"` // his programs do not count
+}
+
+// settings is a Config that was understood, as far as it could be.
+type settings struct {
+	enabled     bool
+	libraryPath string
+	ignored     map[string]bool
+	period      time.Duration
+	hangAfter   time.Duration
+	groupBy     string
+	limits      health.Limits
+	owner       owner.Rules
+	warnings    []string // mistakes with a safe default
+	closed      string   // a mistake with none: nothing is offered, for this reason
+}
+
+const (
+	defaultPeriod       = 2 * time.Second
+	defaultHangAfter    = 10 * time.Second
+	defaultRecoverAfter = 3
+	defaultStrainAfter  = time.Minute
+	leastPeriod         = 100 * time.Millisecond
+)
+
+// understand never fails: Nomad's agent would not start. What it cannot read gets its default, or closes the offer
+// where the default would give away what the owner meant to keep.
+func (c Config) understand() settings {
+	s := settings{enabled: c.Enabled, libraryPath: c.LibraryPath, ignored: make(map[string]bool), groupBy: c.GroupBy}
+	for _, id := range c.IgnoredGPUIDs {
+		s.ignored[id] = true
+	}
+	s.period = s.duration("fingerprint_period", c.FingerprintPeriod, defaultPeriod)
+	if s.period < leastPeriod {
+		s.warnings = append(s.warnings, fmt.Sprintf("fingerprint_period is at least %s", leastPeriod))
+		s.period = leastPeriod
+	}
+	s.hangAfter = s.duration("hang_after", c.HangAfter, defaultHangAfter)
+	s.limits = health.Limits{RecoverAfter: c.RecoverAfter, MaxUncorrectable: c.MaxUncorrectableECC}
+	if c.RecoverAfter <= 0 {
+		s.limits.RecoverAfter = defaultRecoverAfter
+	}
+	s.limits.StrainAfter = s.duration("strain_after", c.StrainAfter, defaultStrainAfter)
+	if c.GroupBy != "" && c.GroupBy != "numa" && c.GroupBy != "nvlink" {
+		s.warnings = append(s.warnings, fmt.Sprintf(`group_by is "numa" or "nvlink", not %q`, c.GroupBy))
+		s.groupBy = ""
+	}
+	if c.Owner != nil {
+		s.understandOwner(*c.Owner)
+	}
+	return s
+}
+
+func (s *settings) understandOwner(o Owner) {
+	hours, err := owner.ParseHours(o.Hours)
+	if err != nil {
+		s.closed = "not offered until the plugin's owner block is right: " + err.Error()
+	}
+	s.owner = owner.Rules{Hours: hours, Names: o.Processes, Ignore: o.IgnoreProcesses}
+	if o.IdleAfter == "" {
+		return
+	}
+	s.owner.IdleAfter, err = time.ParseDuration(o.IdleAfter)
+	if err != nil {
+		s.closed = fmt.Sprintf("not offered until the plugin's owner block is right: idle_after %q is no duration", o.IdleAfter)
+	}
+}
+
+func (s *settings) duration(name, text string, otherwise time.Duration) time.Duration {
+	if text == "" {
+		return otherwise
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		s.warnings = append(s.warnings, fmt.Sprintf("%s: %q is no duration; %s it is", name, text, otherwise))
+		return otherwise
+	}
+	return d
+}

@@ -1,0 +1,107 @@
+package device
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"pangaea/device/health"
+	"pangaea/device/nvml"
+	"pangaea/device/owner"
+)
+
+// gpu is one card, known since it was first seen. Only the monitor touches it.
+type gpu struct {
+	uuid      string
+	name      string
+	busID     string
+	index     int
+	traits    nvml.Traits
+	traitsAt  time.Time
+	settled   bool // all traits could be read
+	mig       bool
+	instances []instance
+	numa      nvml.Reading[int]
+	device    nvml.Device
+	live      bool
+
+	judge   health.Judge
+	claim   owner.Claim
+	verdict health.Verdict
+}
+
+// meet takes in what a look found out, except for its health.
+func (g *gpu) meet(p probe, now time.Time, sys string) {
+	g.index, g.device, g.live = p.index, p.device, true
+	if p.id.Name.OK {
+		g.name = modelName(p.id.Name.Value)
+	}
+	if p.id.BusID.OK {
+		g.busID = p.id.BusID.Value
+		g.numa = numaNode(sys, g.busID)
+	}
+	if p.traitsNew {
+		g.settled = len(p.vitals.Failures) == 0
+		if g.settled || g.traitsAt.IsZero() {
+			g.traits, g.traitsAt = p.traits, now
+		}
+		if !g.numa.OK {
+			g.numa = p.traits.NumaNode
+		}
+	}
+	g.mig, g.instances = p.mig, p.instances
+}
+
+// judgeProbe decides whether the GPU is offered: sickness first, then its owner's wishes.
+func (g *gpu) judgeProbe(p probe, s settings, host owner.Host, now time.Time) {
+	v := g.judge.Examine(p.vitals, now)
+	claim := g.claim.Reason(s.owner, host, p.vitals.Processes, now)
+	switch {
+	case !v.Healthy:
+	case g.name == "" || g.name == unknownModel:
+		v = health.Verdict{Reason: "the driver does not tell the GPU's name"}
+	case s.closed != "":
+		v = health.Verdict{Reason: s.closed}
+	case claim != "":
+		v = health.Verdict{Reason: claim}
+	}
+	g.verdict = v
+}
+
+func (g *gpu) broken(reason string) { g.verdict = g.judge.Broken(reason) }
+
+// units are what Nomad may hand out of this card: itself, or its instances in MIG mode.
+func (g *gpu) units(w *worker) []unit {
+	base := unit{id: g.uuid, name: g.name, busID: g.busID, healthy: g.verdict.Healthy, reason: g.verdict.Reason,
+		traits: g.traits, numa: g.numa, worker: w, device: g.device, live: g.live}
+	if base.name == "" {
+		base.name = unknownModel
+	}
+	if !g.mig {
+		return []unit{base}
+	}
+	var all []unit
+	for _, i := range g.instances {
+		u := base
+		u.id, u.name, u.device, u.profile = i.id.UUID, modelName(i.id.Name.Value), i.device, i.profile()
+		u.traits.Memory, u.traits.MemoryReserved = i.traits.Memory, i.traits.MemoryReserved
+		u.traits.BAR1, u.traits.Cores = nvml.Reading[uint64]{}, nvml.Reading[int]{}
+		all = append(all, u)
+	}
+	return all
+}
+
+// numaNode asks the kernel, which knows it for every PCI device; -1 there means that the machine has none.
+func numaNode(sys, busID string) nvml.Reading[int] {
+	raw, err := os.ReadFile(filepath.Join(sys, "bus", "pci", "devices", busID, "numa_node"))
+	if err != nil {
+		return nvml.Reading[int]{}
+	}
+	node, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	if err != nil || node < 0 {
+		return nvml.Reading[int]{}
+	}
+	return nvml.Of(node)
+}

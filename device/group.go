@@ -1,0 +1,85 @@
+package device
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/hashicorp/nomad/plugins/device"
+	"github.com/hashicorp/nomad/plugins/shared/structs"
+
+	"pangaea/device/nvml"
+)
+
+// groups are Nomad's view of a snapshot: one group per model, in a fixed order.
+func groups(s *snapshot, groupBy string) []*device.DeviceGroup {
+	byName := make(map[string][]unit)
+	for _, u := range s.units {
+		name := groupName(u, groupBy)
+		byName[name] = append(byName[name], u)
+	}
+	var out []*device.DeviceGroup
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		out = append(out, group(name, byName[name], s.machine))
+	}
+	return out
+}
+
+// groupName adds the place that a task's GPUs have to share, as Nomad never lets one ask span two groups.
+func groupName(u unit, groupBy string) string {
+	switch {
+	case groupBy == "numa" && u.numa.OK:
+		return fmt.Sprintf("%s numa%d", u.name, u.numa.Value)
+	case groupBy == "nvlink" && u.traits.NVLinkClique.OK:
+		return u.name + " nvlink " + u.traits.NVLinkClique.Value
+	}
+	return u.name
+}
+
+func group(name string, units []unit, m nvml.Machine) *device.DeviceGroup {
+	g := &device.DeviceGroup{Vendor: vendor, Type: deviceType, Name: name, Attributes: make(map[string]*structs.Attribute)}
+	seen := make(map[string]int)
+	for _, u := range units {
+		d := &device.Device{ID: u.id, Healthy: u.healthy, HealthDesc: u.reason}
+		if u.busID != "" {
+			d.HwLocality = &device.DeviceLocality{PciBusID: u.busID}
+		}
+		g.Devices = append(g.Devices, d)
+		for key, a := range attributes(u, m) {
+			merge(g.Attributes, key, a, seen[key] == 0)
+			seen[key]++
+		}
+	}
+	slices.SortFunc(g.Devices, func(a, b *device.Device) int { return compareStrings(a.ID, b.ID) })
+	return g
+}
+
+func compareStrings(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// merge makes an attribute of a whole group what every GPU in it can keep: the least of numbers, and nothing at all
+// where words differ.
+func merge(all map[string]*structs.Attribute, key string, a *structs.Attribute, first bool) {
+	have, ok := all[key]
+	switch {
+	case first:
+		all[key] = a
+	case !ok:
+		return
+	default:
+		order, comparable := have.Compare(a)
+		if comparable && order > 0 && a.Bool == nil && a.String == nil {
+			all[key] = a
+		}
+		if !comparable || order != 0 && (a.Bool != nil || a.String != nil) {
+			delete(all, key)
+		}
+	}
+}

@@ -1,0 +1,100 @@
+package device
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/shoenig/test/must"
+
+	"pangaea/device/health"
+	"pangaea/e2e/nvmlsim"
+)
+
+// library is the simulator: a process binds NVML's functions once, to the first library that it loads.
+var library string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "pangaea-device-")
+	if err == nil {
+		library, err = nvmlsim.Build(context.Background(), dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// rig is a monitor over the simulator, driven round by round by the test.
+type rig struct {
+	t       *testing.T
+	monitor *monitor
+	ctx     context.Context
+	state   nvmlsim.State
+	now     time.Time
+	restart string
+}
+
+func newRig(t *testing.T, s nvmlsim.State, change ...func(*settings)) *rig {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	set := Config{Enabled: true, LibraryPath: library}.understand()
+	set.limits = health.Limits{RecoverAfter: 1}
+	for _, c := range change {
+		c(&set)
+	}
+	r := &rig{t: t, ctx: ctx, state: s, now: time.Now()}
+	r.monitor = newMonitor(set, hclog.NewNullLogger(), func(reason string) { r.restart = reason })
+	r.monitor.session.worker = startWorker(ctx)
+	t.Cleanup(func() {
+		r.monitor.stopWatchers()
+		cancel()
+		done := make(chan struct{})
+		// The library counts openings: leave it as it was found.
+		go func() {
+			r.monitor.session.shut()
+			close(done)
+		}()
+		<-done
+	})
+	r.write()
+	return r
+}
+
+func statePath() string { return filepath.Join(filepath.Dir(library), nvmlsim.StateFile) }
+
+func (r *rig) write() { must.NoError(r.t, nvmlsim.WriteState(statePath(), r.state)) }
+
+// round lets the monitor look once, a while after the last time, with limits read anew.
+func (r *rig) round() *snapshot {
+	r.now = r.now.Add(traitsEvery)
+	r.monitor.round(r.ctx, r.now)
+	return r.monitor.published.Load()
+}
+
+// health is id to reason, "" for healthy.
+func (s *snapshot) health() map[string]string {
+	all := make(map[string]string)
+	for _, u := range s.units {
+		all[u.id] = u.reason
+		if u.healthy != (u.reason == "") {
+			all[u.id] = fmt.Sprintf("healthy is %t with reason %q", u.healthy, u.reason)
+		}
+	}
+	return all
+}
+
+func allWell(s nvmlsim.State) map[string]string {
+	all := make(map[string]string)
+	for _, g := range s.GPUs {
+		all[g.UUID] = ""
+	}
+	return all
+}

@@ -1,0 +1,230 @@
+package device
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"pangaea/device/health"
+	"pangaea/device/nvml"
+	"pangaea/device/owner"
+)
+
+const (
+	// traitsEvery is how often limits are read again; they change when an owner sets a power cap or a mode.
+	traitsEvery = 10 * time.Second
+	// patience is how long a round waits for a GPU that is slow, before the others are published without it.
+	patience = time.Second
+)
+
+// monitor looks at all GPUs, round after round, and publishes snapshots. run owns all fields but the published snapshot.
+type monitor struct {
+	settings settings
+	log      hclog.Logger
+	session  *session
+	host     owner.Host
+	sys      string // "/sys"
+
+	slots    []*slot
+	gpus     map[string]*gpu // by UUID
+	watchers map[string]*watcher
+	xids     chan xidEvent
+	strays   []unit // indexes whose UUID was never known
+	machine  nvml.Machine
+
+	published atomic.Pointer[snapshot]
+}
+
+func newMonitor(s settings, log hclog.Logger, restart func(string)) *monitor {
+	m := &monitor{settings: s, log: log, host: owner.Host{Proc: "/proc"}, sys: "/sys", gpus: make(map[string]*gpu),
+		watchers: make(map[string]*watcher), xids: make(chan xidEvent, 64)}
+	m.session = &session{lib: nvml.New(s.libraryPath), log: log, restart: restart, reply: make(chan sessionReply, 1)}
+	m.published.Store(&snapshot{changed: make(chan struct{})})
+	return m
+}
+
+// run looks until the context ends.
+func (m *monitor) run(ctx context.Context) {
+	m.session.worker = startWorker(ctx)
+	ticker := time.NewTicker(m.settings.period)
+	defer ticker.Stop()
+	for {
+		m.round(ctx, time.Now())
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-m.xids:
+			m.note(e)
+		case <-ticker.C:
+		}
+	}
+}
+
+// round looks once at everything and publishes what it found.
+func (m *monitor) round(ctx context.Context, now time.Time) {
+	m.drainXids()
+	machine, ok, fresh, reason := m.session.machine(m.settings.hangAfter, now)
+	if fresh {
+		m.renew()
+	}
+	switch {
+	case reason != "":
+		m.allBroken(reason)
+	case ok:
+		m.machine = machine
+		m.lookAtAll(ctx, machine.Count, now)
+	} // else the library is slow: nothing is known that was not before
+	m.publish()
+}
+
+// renew forgets what was bound to the driver as it was.
+func (m *monitor) renew() {
+	for _, g := range m.gpus {
+		g.judge.Renewed()
+		g.live, g.traitsAt = false, time.Time{}
+	}
+	m.stopWatchers()
+}
+
+func (m *monitor) allBroken(reason string) {
+	for _, g := range m.gpus {
+		g.broken(reason)
+		g.live = false
+	}
+	for i := range m.strays {
+		m.strays[i].reason = reason
+	}
+	m.stopWatchers()
+}
+
+func (m *monitor) lookAtAll(ctx context.Context, count int, now time.Time) {
+	for len(m.slots) < count {
+		m.slots = append(m.slots, &slot{worker: startWorker(ctx), result: make(chan probe, 1)})
+	}
+	for i, s := range m.slots[:count] {
+		s.begin(m.session, i, m.wantsTraits(i, now))
+	}
+	deadline, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	seen := make(map[string]bool)
+	m.strays = nil
+	var failed []probe
+	for i, s := range m.slots[:count] {
+		p, ok := s.fetch(deadline.Done())
+		switch {
+		case !ok:
+			m.late(i, s, now, seen)
+		case p.err != nil:
+			failed = append(failed, p)
+		default:
+			seen[p.id.UUID] = true
+			m.found(ctx, p, now)
+		}
+	}
+	m.unnamed(failed, seen)
+	m.missing(seen)
+}
+
+func (m *monitor) wantsTraits(index int, now time.Time) bool {
+	for _, g := range m.gpus {
+		if g.index == index {
+			return !g.settled || now.Sub(g.traitsAt) >= traitsEvery
+		}
+	}
+	return true
+}
+
+// found takes in a GPU that could be looked at.
+func (m *monitor) found(ctx context.Context, p probe, now time.Time) {
+	g, known := m.gpus[p.id.UUID]
+	if !known {
+		g = &gpu{uuid: p.id.UUID, judge: health.Judge{Limits: m.settings.limits}}
+		m.gpus[p.id.UUID] = g
+		m.log.Info("GPU found", "gpu", p.id.UUID, "name", p.id.Name.Value, "bus", p.id.BusID.Value)
+	}
+	was := g.verdict
+	g.meet(p, now, m.sys)
+	g.judgeProbe(p, m.settings, m.host, now)
+	if known && was != g.verdict {
+		m.log.Info("GPU health changed", "gpu", g.uuid, "healthy", g.verdict.Healthy, "reason", g.verdict.Reason)
+	}
+	m.watch(ctx, g)
+}
+
+// late is a slot whose look has not come back: the GPU there keeps its state until the call counts as hung.
+func (m *monitor) late(index int, s *slot, now time.Time, seen map[string]bool) {
+	reason := s.worker.hang(m.settings.hangAfter, now)
+	known := false
+	for _, g := range m.gpus {
+		if g.index != index {
+			continue
+		}
+		known = true
+		seen[g.uuid] = true
+		if reason != "" {
+			g.broken(reason)
+		}
+	}
+	if !known && reason != "" {
+		m.stray(index, reason)
+	}
+}
+
+// unnamed are indexes where the driver has a GPU that cannot say who it is: the known one that was there before and is
+// nowhere else now, or one that was sick before this plugin ever saw it.
+func (m *monitor) unnamed(failed []probe, seen map[string]bool) {
+	for _, p := range failed {
+		if !m.blame(p, seen) {
+			m.stray(p.index, p.err.Error())
+		}
+	}
+}
+
+func (m *monitor) stray(index int, reason string) {
+	m.strays = append(m.strays, unit{id: fmt.Sprintf("unknown-%d", index), name: unknownModel, reason: reason})
+}
+
+func (m *monitor) blame(p probe, seen map[string]bool) bool {
+	for _, g := range m.gpus {
+		if g.index == p.index && !seen[g.uuid] {
+			seen[g.uuid] = true
+			g.broken(p.err.Error())
+			return true
+		}
+	}
+	return false
+}
+
+func (m *monitor) missing(seen map[string]bool) {
+	for _, g := range m.gpus {
+		if !seen[g.uuid] {
+			g.broken("no longer listed by the driver: fallen off the bus or handed to a virtual machine")
+			g.live, g.index = false, -1
+		}
+	}
+}
+
+// publish makes what is known now the snapshot that others see.
+func (m *monitor) publish() {
+	last := m.published.Load()
+	next := &snapshot{round: last.round + 1, machine: m.machine, changed: make(chan struct{}), units: slices.Clone(m.strays)}
+	for _, g := range m.gpus {
+		var w *worker
+		if g.index >= 0 && g.index < len(m.slots) {
+			w = m.slots[g.index].worker
+		}
+		for _, u := range g.units(w) {
+			if !m.settings.ignored[u.id] && !m.settings.ignored[g.uuid] {
+				next.units = append(next.units, u)
+			}
+		}
+	}
+	slices.SortFunc(next.units, func(a, b unit) int { return compareStrings(a.id, b.id) })
+	next.epoch = m.session.current
+	m.published.Store(next)
+	close(last.changed)
+}

@@ -1,0 +1,61 @@
+package device
+
+import (
+	"slices"
+	"strings"
+
+	"pangaea/device/nvml"
+)
+
+// snapshot is everything known at one moment. It is never changed after it was published.
+type snapshot struct {
+	round   uint64
+	epoch   uint64 // of the session that the units' handles belong to
+	machine nvml.Machine
+	units   []unit
+	changed chan struct{} // closed when there is a newer one
+}
+
+// unit is what can be reserved: a GPU, or an instance of one in MIG mode.
+type unit struct {
+	id      string
+	name    string
+	busID   string
+	healthy bool
+	reason  string
+	traits  nvml.Traits
+	profile string // of a MIG instance: 1g.10gb
+	numa    nvml.Reading[int]
+
+	worker *worker
+	device nvml.Device
+	live   bool // device is a handle of the library as it is open now
+}
+
+// find is the unit with an id.
+func (s *snapshot) find(id string) (unit, bool) {
+	i := slices.IndexFunc(s.units, func(u unit) bool { return u.id == id })
+	if i < 0 {
+		return unit{}, false
+	}
+	return s.units[i], true
+}
+
+// unknownModel is the group of GPUs that were sick before they could be asked for their name. None of them is ever
+// healthy, so that their leaving it double-books nothing.
+const unknownModel = "NVIDIA GPU of unknown model"
+
+// modelName keeps a product's name what it is today for ever. Drivers before 470 left the maker out of most names; the
+// Tesla, Quadro and GRID lines go without it to this day.
+func modelName(nvmlName string) string {
+	name := strings.Join(strings.Fields(nvmlName), " ")
+	for _, line := range []string{"NVIDIA ", "Tesla ", "Quadro ", "GRID "} {
+		if strings.HasPrefix(name, line) {
+			return name
+		}
+	}
+	if name == "" {
+		return unknownModel
+	}
+	return "NVIDIA " + name
+}

@@ -1,0 +1,109 @@
+package device
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/device"
+	"github.com/hashicorp/nomad/plugins/shared/structs"
+
+	"pangaea/device/nvml"
+)
+
+// Stats sends what every GPU is doing, at each interval. A GPU that does not answer in time is left out of that round.
+func (p *Plugin) Stats(ctx context.Context, interval time.Duration) (<-chan *device.StatsResponse, error) {
+	p.mu.Lock()
+	enabled, groupBy := p.settings.enabled, p.settings.groupBy
+	p.mu.Unlock()
+	if !enabled {
+		return nil, device.ErrPluginDisabled
+	}
+	if interval <= 0 {
+		interval = time.Second
+	}
+	m := p.watching()
+	out := make(chan *device.StatsResponse)
+	go func() {
+		defer close(out)
+		ticker := time.NewTicker(interval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			response := &device.StatsResponse{Groups: m.sampleAll(groupBy)}
+			select {
+			case <-ctx.Done():
+				return
+			case out <- response:
+			}
+		}
+	}()
+	return out, nil
+}
+
+type sampled struct {
+	unit   unit
+	sample nvml.Sample
+	at     time.Time
+}
+
+// sampleAll asks every unit in its own worker at once and waits for those that answer in time.
+func (m *monitor) sampleAll(groupBy string) []*device.DeviceGroupStats {
+	s := m.published.Load()
+	results := make(chan sampled, len(s.units))
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	asked := 0
+	for _, u := range s.units {
+		if !u.live || u.worker == nil || u.worker.trace.Current() != nil && !u.healthy {
+			continue
+		}
+		took := u.worker.do(patience/10, func() {
+			var r sampled // stays empty if the driver went away
+			m.session.during(s.epoch, func() { r = sampled{unit: u, sample: u.device.Sample(), at: time.Now()} })
+			results <- r
+		})
+		if took {
+			asked++
+		}
+	}
+	var all statsGroups
+	for range asked {
+		select {
+		case r := <-results:
+			all.add(r, groupBy)
+		case <-timer.C:
+			return all.groups
+		}
+	}
+	return all.groups
+}
+
+// statsGroups puts units into the groups that Nomad knows them by.
+type statsGroups struct{ groups []*device.DeviceGroupStats }
+
+func (s *statsGroups) add(r sampled, groupBy string) {
+	if r.unit.id == "" {
+		return
+	}
+	name := groupName(r.unit, groupBy)
+	i := slices.IndexFunc(s.groups, func(g *device.DeviceGroupStats) bool { return g.Name == name })
+	if i < 0 {
+		i = len(s.groups)
+		s.groups = append(s.groups, &device.DeviceGroupStats{Vendor: vendor, Type: deviceType, Name: name, InstanceStats: make(map[string]*device.DeviceStats)})
+	}
+	s.groups[i].InstanceStats[r.unit.id] = deviceStats(r)
+}
+
+func deviceStats(r sampled) *device.DeviceStats {
+	all := statistics(r.sample)
+	summary := all[memoryState]
+	if summary == nil {
+		summary = &structs.StatValue{StringVal: new(string), Desc: "The GPU does not tell its memory"}
+	}
+	return &device.DeviceStats{Summary: summary, Stats: &structs.StatObject{Attributes: all}, Timestamp: r.at}
+}

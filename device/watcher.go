@@ -1,0 +1,123 @@
+package device
+
+import (
+	"context"
+	"time"
+
+	"pangaea/device/nvml"
+)
+
+// xidEvent is an Xid that a GPU reported.
+type xidEvent struct {
+	uuid string
+	xid  uint64
+	at   time.Time
+}
+
+// watcher waits for one GPU's Xids. It ends with its context, or when the driver no longer answers it.
+type watcher struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+const watchMilliseconds = 500
+
+// watch starts a watcher for the GPU unless one runs.
+func (m *monitor) watch(ctx context.Context, g *gpu) {
+	w, ok := m.watchers[g.uuid]
+	if ok {
+		select {
+		case <-w.done:
+		default:
+			return
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	w = &watcher{cancel: cancel, done: make(chan struct{})}
+	m.watchers[g.uuid] = w
+	uuid, index, epoch := g.uuid, g.index, m.session.current
+	go func() {
+		defer close(w.done)
+		defer cancel()
+		m.session.during(epoch, func() { m.listen(ctx, uuid, index) })
+	}()
+}
+
+// listen holds a handle of its own, since handles belong to the goroutine that made them.
+func (m *monitor) listen(ctx context.Context, uuid string, index int) {
+	var trace nvml.Trace
+	device, err := m.session.lib.Device(index, &trace)
+	if err != nil {
+		return
+	}
+	id, _, err := device.Identity()
+	if err != nil || id.UUID != uuid {
+		return // the driver's list moved; the next round starts another
+	}
+	watch, err := device.Watch()
+	if err != nil {
+		m.log.Debug("cannot watch for Xids", "gpu", uuid, "error", err)
+		// Some GPUs cannot; there is no hurry to ask again.
+		sleep(ctx, time.Minute)
+		return
+	}
+	defer watch.Close()
+	for ctx.Err() == nil {
+		xid, ok, err := watch.Next(watchMilliseconds)
+		if err != nil {
+			sleep(ctx, time.Second)
+			return
+		}
+		if ok {
+			select {
+			case m.xids <- xidEvent{uuid: uuid, xid: xid, at: time.Now()}:
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+func (m *monitor) note(e xidEvent) {
+	m.log.Warn("Xid", "gpu", e.uuid, "xid", e.xid)
+	g, ok := m.gpus[e.uuid]
+	if ok {
+		g.judge.Xid(e.xid, e.at)
+	}
+}
+
+func (m *monitor) drainXids() {
+	for {
+		select {
+		case e := <-m.xids:
+			m.note(e)
+		default:
+			return
+		}
+	}
+}
+
+// stopWatchers tells all to end, and waits for them as long as one wait for events lasts: the library can be closed only then.
+func (m *monitor) stopWatchers() {
+	for _, w := range m.watchers {
+		w.cancel()
+	}
+	timer := time.NewTimer(2 * watchMilliseconds * time.Millisecond)
+	defer timer.Stop()
+	for uuid, w := range m.watchers {
+		select {
+		case <-w.done:
+			delete(m.watchers, uuid)
+		case <-timer.C:
+			return
+		}
+	}
+}
