@@ -1,0 +1,213 @@
+package driver
+
+import (
+	"github.com/hashicorp/nomad/helper/pluginutils/hclutils"
+	"github.com/hashicorp/nomad/plugins/base"
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/hashicorp/nomad/plugins/drivers/fsisolation"
+	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+)
+
+const (
+	// pluginName is what jobs write: driver = "runc".
+	pluginName    = "runc"
+	pluginVersion = "0.1.0"
+	// handleVersion is the version of what DriverState holds.
+	handleVersion = 1
+
+	defaultStateDir = "/var/lib/pangaea/driver"
+	defaultPids     = 4096
+	// defaultIDStart is the start of the identifiers that systemd's documentation calls unused, up to 2^31: room
+	// for 4,096 tasks of 65,536.
+	defaultIDStart = 0x70000000
+	defaultIDCount = 0x10000000
+	// idRegistry is on a file system that a reboot empties, as it ends all tasks.
+	idRegistry = "/run/pangaea/idranges"
+)
+
+func pluginInfo() *base.PluginInfoResponse {
+	return &base.PluginInfoResponse{
+		Type:              base.PluginTypeDriver,
+		PluginApiVersions: []string{drivers.ApiVersion010},
+		PluginVersion:     pluginVersion,
+		Name:              pluginName,
+	}
+}
+
+func capabilities() *drivers.Capabilities {
+	return &drivers.Capabilities{
+		SendSignals: true,
+		Exec:        true,
+		FSIsolation: fsisolation.Image,
+		NetIsolationModes: []drivers.NetIsolationMode{
+			drivers.NetIsolationModeHost, drivers.NetIsolationModeGroup, drivers.NetIsolationModeTask,
+		},
+		MountConfigs: drivers.MountConfigSupportAll,
+	}
+}
+
+// Config is the operator's: plugin "pangaea-driver" { config { ... } }. Every option may be left out.
+type Config struct {
+	StateDir    string `codec:"state_dir"`
+	RuntimePath string `codec:"runtime_path"`
+	ShimPath    string `codec:"shim_path"`
+
+	InsecureRegistries []string `codec:"insecure_registries"`
+	AllowedRegistries  []string `codec:"allowed_registries"`
+	Mirrors            []Mirror `codec:"mirror"`
+	Auth               struct {
+		Config string `codec:"config"`
+	} `codec:"auth"`
+	ImageDirs    []string `codec:"image_dirs"`
+	PullTimeout  string   `codec:"pull_timeout"`
+	StallTimeout string   `codec:"stall_timeout"`
+	MaxImageSize string   `codec:"max_image_size"`
+	GC           GC       `codec:"gc"`
+
+	DriverRoot string `codec:"driver_root"`
+	PidsLimit  int64  `codec:"pids_limit"`
+	DiskLimit  string `codec:"disk_limit"`
+	Userns     struct {
+		Start int64 `codec:"start"`
+		Count int64 `codec:"count"`
+	} `codec:"userns"`
+	DNS struct {
+		Servers  []string `codec:"servers"`
+		Searches []string `codec:"searches"`
+		Options  []string `codec:"options"`
+	} `codec:"dns"`
+
+	AllowCaps        []string `codec:"allow_caps"`
+	AllowHostNetwork bool     `codec:"allow_host_network"`
+	AllowHostUsers   bool     `codec:"allow_userns_host"`
+	AllowVolumes     bool     `codec:"allow_volumes"`
+	AllowSysctls     []string `codec:"allow_sysctls"`
+}
+
+// Mirror is a registry's stand-ins, asked in order before it.
+type Mirror struct {
+	Registry string   `codec:"registry"`
+	Hosts    []string `codec:"hosts"`
+}
+
+// GC says when unused images go.
+type GC struct {
+	Disabled      bool   `codec:"disabled"`
+	Interval      string `codec:"interval"`
+	MaxAge        string `codec:"max_age"`
+	HighWatermark int    `codec:"high_watermark"`
+	LowWatermark  int    `codec:"low_watermark"`
+}
+
+// JobConfig is the job's: task { config { ... } }.
+type JobConfig struct {
+	Image      string   `codec:"image"`
+	PullPolicy string   `codec:"image_pull_policy"`
+	Auth       JobAuth  `codec:"auth"`
+	Entrypoint []string `codec:"entrypoint"`
+	Command    string   `codec:"command"`
+	Args       []string `codec:"args"`
+	WorkDir    string   `codec:"work_dir"`
+
+	Hostname       string             `codec:"hostname"`
+	NetworkMode    string             `codec:"network_mode"`
+	UsernsMode     string             `codec:"userns_mode"`
+	ReadonlyRootfs bool               `codec:"readonly_rootfs"`
+	Mounts         []JobMount         `codec:"mount"`
+	Volumes        []string           `codec:"volumes"`
+	ShmSize        string             `codec:"shm_size"`
+	DiskLimit      string             `codec:"disk_limit"`
+	PidsLimit      int64              `codec:"pids_limit"`
+	CPUHardLimit   bool               `codec:"cpu_hard_limit"`
+	Ulimit         hclutils.MapStrStr `codec:"ulimit"`
+	Sysctl         hclutils.MapStrStr `codec:"sysctl"`
+	CapAdd         []string           `codec:"cap_add"`
+	CapDrop        []string           `codec:"cap_drop"`
+	ExtraHosts     []string           `codec:"extra_hosts"`
+	Labels         hclutils.MapStrStr `codec:"labels"`
+	Lease          JobLease           `codec:"lease"`
+}
+
+// JobAuth is the job's own credentials for its image's registry.
+type JobAuth struct {
+	Username string `codec:"username"`
+	Password string `codec:"password"`
+}
+
+// JobMount is a mount that the job asks for.
+type JobMount struct {
+	Type     string `codec:"type"`
+	Source   string `codec:"source"`
+	Target   string `codec:"target"`
+	ReadOnly bool   `codec:"readonly"`
+	Size     string `codec:"size"`
+	Mode     string `codec:"mode"`
+}
+
+// JobLease is the task's dead-man's switch: it starts when the file, in the task's directory but outside what the
+// task sees, changes, and is killed when the file stops changing for TTL.
+type JobLease struct {
+	File string `codec:"file"`
+	TTL  string `codec:"ttl"`
+}
+
+func configSpec() *hclspec.Spec {
+	strings := func(name string) *hclspec.Spec { return hclspec.NewAttr(name, "list(string)", false) }
+	text := func(name string) *hclspec.Spec { return hclspec.NewAttr(name, "string", false) }
+	number := func(name string) *hclspec.Spec { return hclspec.NewAttr(name, "number", false) }
+	flag := func(name string) *hclspec.Spec { return hclspec.NewAttr(name, "bool", false) }
+	block := func(name string, body map[string]*hclspec.Spec) *hclspec.Spec {
+		return hclspec.NewBlock(name, false, hclspec.NewObject(body))
+	}
+	return hclspec.NewObject(map[string]*hclspec.Spec{
+		"state_dir": text("state_dir"), "runtime_path": text("runtime_path"), "shim_path": text("shim_path"),
+		"insecure_registries": strings("insecure_registries"), "allowed_registries": strings("allowed_registries"),
+		"mirror": hclspec.NewBlockList("mirror", hclspec.NewObject(map[string]*hclspec.Spec{
+			"registry": hclspec.NewAttr("registry", "string", true), "hosts": hclspec.NewAttr("hosts", "list(string)", true),
+		})),
+		"auth":       block("auth", map[string]*hclspec.Spec{"config": text("config")}),
+		"image_dirs": strings("image_dirs"), "pull_timeout": text("pull_timeout"), "stall_timeout": text("stall_timeout"),
+		"max_image_size": text("max_image_size"),
+		"gc": block("gc", map[string]*hclspec.Spec{
+			"disabled": flag("disabled"), "interval": text("interval"), "max_age": text("max_age"),
+			"high_watermark": number("high_watermark"), "low_watermark": number("low_watermark"),
+		}),
+		"driver_root": text("driver_root"), "pids_limit": number("pids_limit"), "disk_limit": text("disk_limit"),
+		"userns": block("userns", map[string]*hclspec.Spec{"start": number("start"), "count": number("count")}),
+		"dns": block("dns", map[string]*hclspec.Spec{
+			"servers": strings("servers"), "searches": strings("searches"), "options": strings("options"),
+		}),
+		"allow_caps": strings("allow_caps"), "allow_host_network": flag("allow_host_network"),
+		"allow_userns_host": flag("allow_userns_host"), "allow_volumes": flag("allow_volumes"), "allow_sysctls": strings("allow_sysctls"),
+	})
+}
+
+func jobSpec() *hclspec.Spec {
+	body := map[string]*hclspec.Spec{
+		"image": hclspec.NewAttr("image", "string", true),
+		"auth": hclspec.NewBlock("auth", false, hclspec.NewObject(map[string]*hclspec.Spec{
+			"username": hclspec.NewAttr("username", "string", false), "password": hclspec.NewAttr("password", "string", false),
+		})),
+		"mount": hclspec.NewBlockList("mount", hclspec.NewObject(map[string]*hclspec.Spec{
+			"type": hclspec.NewAttr("type", "string", false), "source": hclspec.NewAttr("source", "string", false),
+			"target": hclspec.NewAttr("target", "string", true), "readonly": hclspec.NewAttr("readonly", "bool", false),
+			"size": hclspec.NewAttr("size", "string", false), "mode": hclspec.NewAttr("mode", "string", false),
+		})),
+		"lease": hclspec.NewBlock("lease", false, hclspec.NewObject(map[string]*hclspec.Spec{
+			"file": hclspec.NewAttr("file", "string", true), "ttl": hclspec.NewAttr("ttl", "string", true),
+		})),
+	}
+	kinds := map[string][]string{
+		"string":            {"image_pull_policy", "command", "work_dir", "hostname", "network_mode", "userns_mode", "shm_size", "disk_limit"},
+		"list(string)":      {"entrypoint", "args", "volumes", "cap_add", "cap_drop", "extra_hosts"},
+		"list(map(string))": {"ulimit", "sysctl", "labels"},
+		"bool":              {"readonly_rootfs", "cpu_hard_limit"},
+		"number":            {"pids_limit"},
+	}
+	for kind, names := range kinds {
+		for _, name := range names {
+			body[name] = hclspec.NewAttr(name, kind, false)
+		}
+	}
+	return hclspec.NewObject(body)
+}

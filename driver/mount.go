@@ -1,0 +1,124 @@
+package driver
+
+import (
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/client/allocdir"
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"golang.org/x/sys/unix"
+
+	"pangaea/driver/sandbox"
+	"pangaea/driver/supervisor"
+)
+
+// minLeaseTTL leaves the writer of a lease time for one hiccup.
+const minLeaseTTL = 2 * time.Second
+
+// planMounts lists the task's own directories, the volumes that Nomad resolved, devices of other device plugins, and
+// what the job asks for, which rules.go has already judged.
+func planMounts(t *sandbox.Task, cfg *drivers.TaskConfig, job *JobConfig) error {
+	dir := cfg.TaskDir()
+	t.Binds = []sandbox.Bind{
+		{Source: dir.SharedAllocDir, Target: allocdir.SharedAllocContainerPath, Mapped: true},
+		{Source: dir.LocalDir, Target: allocdir.TaskLocalContainerPath, Mapped: true},
+		{Source: dir.SecretsDir, Target: allocdir.TaskSecretsContainerPath, Mapped: true},
+	}
+	for _, m := range cfg.Mounts {
+		b := sandbox.Bind{Source: m.HostPath, Target: path.Clean(m.TaskPath), ReadOnly: m.Readonly, Mapped: true}
+		if m.PropagationMode == "host-to-task" || m.PropagationMode == "rslave" {
+			b.Propagation = "rslave"
+		}
+		t.Binds = append(t.Binds, b)
+	}
+	for _, v := range job.Volumes {
+		b, err := parseVolume(v)
+		if err != nil {
+			return err
+		}
+		t.Binds = append(t.Binds, b)
+	}
+	for _, m := range job.Mounts {
+		err := planMount(t, m)
+		if err != nil {
+			return err
+		}
+	}
+	return planDevices(t, cfg.Devices)
+}
+
+func planMount(t *sandbox.Task, m JobMount) error {
+	switch m.Type {
+	case "bind":
+		t.Binds = append(t.Binds, sandbox.Bind{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly, Mapped: true})
+	case "tmpfs", "":
+		size, err := parseSize(m.Size)
+		if err != nil {
+			return fmt.Errorf("cannot mount at %q: %w", m.Target, err)
+		}
+		mode := uint64(0)
+		if m.Mode != "" {
+			mode, err = strconv.ParseUint(m.Mode, 8, 12)
+			if err != nil {
+				return fmt.Errorf("cannot mount at %q: mode %q is not octal", m.Target, m.Mode)
+			}
+		}
+		t.Tmpfs = append(t.Tmpfs, sandbox.Tmpfs{Target: m.Target, SizeBytes: size, Mode: uint32(mode)})
+	default:
+		return fmt.Errorf(`cannot mount at %q: type %q is neither "tmpfs" nor "bind"`, m.Target, m.Type)
+	}
+	return nil
+}
+
+// parseVolume reads /host:/task[:ro]. A relative source would lead through directories that tenants write.
+func parseVolume(text string) (sandbox.Bind, error) {
+	parts := strings.Split(text, ":")
+	if len(parts) < 2 || len(parts) > 3 || !filepath.IsAbs(parts[0]) || (len(parts) == 3 && parts[2] != "ro" && parts[2] != "rw") {
+		return sandbox.Bind{}, fmt.Errorf("cannot read volume %q: write it like /host/path:/task/path:ro", text)
+	}
+	return sandbox.Bind{Source: parts[0], Target: parts[1], ReadOnly: len(parts) == 3 && parts[2] == "ro", Mapped: true}, nil
+}
+
+// planDevices adds the nodes that other device plugins granted. NVIDIA's are not taken from here: their one way in is
+// the grant.
+func planDevices(t *sandbox.Task, devices []*drivers.DeviceConfig) error {
+	for _, d := range devices {
+		if strings.HasPrefix(path.Base(d.TaskPath), "nvidia") || strings.HasPrefix(path.Base(d.HostPath), "nvidia") {
+			return fmt.Errorf("cannot pass on device %q: NVIDIA GPUs are granted by Pangaea's device plugin only", d.HostPath)
+		}
+		var st unix.Stat_t
+		err := unix.Stat(d.HostPath, &st)
+		if err != nil {
+			return fmt.Errorf("cannot read device %q: %w", d.HostPath, err)
+		}
+		kind := map[uint32]string{unix.S_IFCHR: "c", unix.S_IFBLK: "b"}[st.Mode&unix.S_IFMT]
+		t.Device = append(t.Device, sandbox.Device{
+			Source: d.HostPath, Target: path.Clean(d.TaskPath), Type: kind,
+			Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)), Access: d.Permissions,
+		})
+	}
+	return nil
+}
+
+// lease is the task's dead-man's switch. Its file lies in the task's directory on the host, where Nomad's templates
+// write, but in none of the directories that the task itself sees, so the task can't renew it.
+func lease(cfg *drivers.TaskConfig, job *JobConfig) (supervisor.Lease, error) {
+	if job.Lease.File == "" && job.Lease.TTL == "" {
+		return supervisor.Lease{}, nil
+	}
+	ttl, err := time.ParseDuration(job.Lease.TTL)
+	if err != nil || ttl < minLeaseTTL {
+		return supervisor.Lease{}, fmt.Errorf("cannot use lease ttl %q: it must be a duration of at least %s", job.Lease.TTL, minLeaseTTL)
+	}
+	first, _, _ := strings.Cut(job.Lease.File, "/")
+	if !filepath.IsLocal(job.Lease.File) || filepath.Clean(job.Lease.File) != job.Lease.File ||
+		slices.Contains([]string{allocdir.SharedAllocName, allocdir.TaskLocal, allocdir.TaskSecrets, "tmp", "private", "."}, first) {
+		return supervisor.Lease{}, fmt.Errorf("cannot use lease file %q: it must be a path below the task's directory that the task itself does not see", job.Lease.File)
+	}
+	return supervisor.Lease{File: filepath.Join(cfg.TaskDir().Dir, job.Lease.File), TTL: ttl}, nil
+}

@@ -1,0 +1,154 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"sort"
+	"strings"
+
+	"github.com/hashicorp/nomad/drivers/shared/resolvconf"
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"golang.org/x/sys/unix"
+
+	"pangaea/driver/sandbox"
+)
+
+// joinNetwork decides on the task's network: that of its group, if Nomad made one; the host's, if the job asks and the
+// operator allows it; else a new namespace with a loopback interface only. Nomad's own default is the host's network,
+// which is not for strangers.
+func joinNetwork(t *sandbox.Task, cfg *drivers.TaskConfig, job *JobConfig) error {
+	switch {
+	case job.NetworkMode != "" && job.NetworkMode != "host" && job.NetworkMode != "none":
+		return fmt.Errorf(`cannot use network_mode %q: it is "host" or "none", or left out`, job.NetworkMode)
+	case cfg.NetworkIsolation != nil && cfg.NetworkIsolation.Path != "" && job.NetworkMode == "":
+		t.Netns = cfg.NetworkIsolation.Path
+	case job.NetworkMode == "host":
+		t.HostNetwork = true
+	}
+	return nil
+}
+
+// mountSysfs mounts, for a task that joins a network namespace, a sysfs that shows that namespace's interfaces and no
+// other. The sandbox can't mount it itself, since the namespace belongs to the host's users, and the host's own /sys
+// would tell about the host's interfaces. It is only needed until the sandbox has its own copy of the mount.
+func mountSysfs(dir, netns string) error {
+	place := sysfsDir(dir)
+	err := os.Mkdir(place, 0o755)
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("cannot make a place for sysfs: %w", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		// The thread changes its network namespace and is thrown away: it is not unlocked, so it ends with this.
+		runtime.LockOSThread()
+		done <- mountSysfsHere(place, netns)
+	}()
+	return <-done
+}
+
+func mountSysfsHere(place, netns string) error {
+	if netns != "" {
+		f, err := os.OpenFile(netns, os.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("cannot open the group's network namespace: %w", err)
+		}
+		defer f.Close()
+		err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
+		if err != nil {
+			return fmt.Errorf("cannot enter the group's network namespace: %w", err)
+		}
+	}
+	err := unix.Mount("sysfs", place, "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "")
+	if err != nil {
+		return fmt.Errorf("cannot mount sysfs: %w", err)
+	}
+	return nil
+}
+
+// writeNetworkFiles writes the task's hosts, hostname and resolv.conf where the task can't, and returns their binds.
+func writeNetworkFiles(dir string, cfg *drivers.TaskConfig, job *JobConfig, s *settings, hostname string) ([]sandbox.Bind, error) {
+	etc := filepath.Join(dir, "etc")
+	err := os.Mkdir(etc, 0o755)
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("cannot make the task's network files: %w", err)
+	}
+	hosts, err := hostsFile(cfg, job.ExtraHosts, hostname)
+	if err != nil {
+		return nil, err
+	}
+	err = os.WriteFile(filepath.Join(etc, "hosts"), []byte(hosts), 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("cannot write the task's hosts file: %w", err)
+	}
+	err = os.WriteFile(filepath.Join(etc, "hostname"), []byte(hostname+"\n"), 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("cannot write the task's hostname file: %w", err)
+	}
+	dns := cfg.DNS
+	if dns == nil && len(s.DNS.Servers)+len(s.DNS.Searches)+len(s.DNS.Options) > 0 {
+		dns = &drivers.DNSConfig{Servers: s.DNS.Servers, Searches: s.DNS.Searches, Options: s.DNS.Options}
+	}
+	_, err = resolvconf.GenerateDNSMount(etc, dns)
+	if err != nil {
+		return nil, fmt.Errorf("cannot write the task's resolv.conf: %w", err)
+	}
+	var binds []sandbox.Bind
+	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
+		binds = append(binds, sandbox.Bind{Source: filepath.Join(etc, name), Target: "/etc/" + name, ReadOnly: true})
+	}
+	return binds, nil
+}
+
+// hostsFile writes names for the loopback addresses, the allocation's address and what the job adds. A newline in any
+// of them would be another entry, so each is checked.
+func hostsFile(cfg *drivers.TaskConfig, extra []string, hostname string) (string, error) {
+	var b strings.Builder
+	b.WriteString("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
+	fmt.Fprintf(&b, "%s %s\n", ownAddress(cfg), hostname)
+	name := regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9])?$`)
+	for _, entry := range extra {
+		host, address, ok := strings.Cut(entry, ":")
+		ip, err := netip.ParseAddr(strings.Trim(address, "[]"))
+		if !ok || err != nil || !name.MatchString(host) {
+			return "", fmt.Errorf("cannot read extra_hosts entry %q: write it like name:192.0.2.1", entry)
+		}
+		fmt.Fprintf(&b, "%s %s\n", ip, host)
+	}
+	return b.String(), nil
+}
+
+// ownAddress is the allocation's in its group's network, else one of loopback.
+func ownAddress(cfg *drivers.TaskConfig) string {
+	var keys []string
+	for key := range cfg.Env {
+		if strings.HasPrefix(key, "NOMAD_ALLOC_IP_") || key == "NOMAD_ALLOC_ADDR" {
+			keys = append(keys, key)
+		}
+	}
+	sort.Strings(keys)
+	for _, key := range keys {
+		ip, err := netip.ParseAddr(cfg.Env[key])
+		if err == nil && cfg.NetworkIsolation != nil {
+			return ip.String()
+		}
+	}
+	return "127.0.1.1"
+}
+
+// hostName is the job's choice, or made of the task's name and its allocation's first digits.
+func hostName(cfg *drivers.TaskConfig, job *JobConfig) (string, error) {
+	if job.Hostname != "" {
+		if !regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$`).MatchString(job.Hostname) {
+			return "", fmt.Errorf("cannot use hostname %q: it must be 1 to 63 letters, digits, dots and dashes", job.Hostname)
+		}
+		return job.Hostname, nil
+	}
+	name := regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(strings.ToLower(cfg.Name), "-")
+	name = strings.Trim(name[:min(len(name), 48)], "-")
+	return strings.Trim(name+"-"+cfg.AllocID[:min(len(cfg.AllocID), 8)], "-"), nil
+}

@@ -1,0 +1,86 @@
+package driver
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"pangaea/driver/image"
+)
+
+const (
+	// quietPull is how long a pull takes before the user is told about it: a cached image needs no event.
+	quietPull = 200 * time.Millisecond
+	// progressEvery keeps a long pull from pushing other events out of the allocation's last ten.
+	progressEvery = 15 * time.Second
+)
+
+// pull gets the image, tells the user how it goes, and completes the plan with what the image says.
+func (s *startup) pull() error {
+	var err error
+	began := time.Now()
+	s.image, err = s.images.Pull(s.ctx, image.PullRequest{
+		Ref: s.job.Image, Username: s.job.Auth.Username, Password: s.job.Auth.Password,
+		Policy: image.Policy(s.job.PullPolicy), Dir: s.cfg.TaskDir().Dir, Progress: s.progress(),
+	})
+	if err != nil {
+		return err
+	}
+	if took := time.Since(began); took > quietPull {
+		s.event("Image is ready", map[string]string{"image": s.job.Image, "digest": s.image.Digest, "took": took.Round(time.Millisecond).String()})
+	}
+	c := s.image.Config
+	s.facts = imageFacts{Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, WorkingDir: c.WorkingDir, User: c.User, Stop: c.StopSignal}
+	s.plan, err = plan(s.cfg, &s.job, s.facts, s.conf, &s.host)
+	return err
+}
+
+// progress returns a function that turns a pull's progress into task events, few enough to be read.
+func (s *startup) progress() func(image.Progress) {
+	began, last := time.Now(), time.Time{}
+	return func(p image.Progress) {
+		if time.Since(began) < quietPull || time.Since(last) < progressEvery {
+			return
+		}
+		last = time.Now()
+		s.event(fmt.Sprintf("Pulling image: %s of %s, %d of %d layers",
+			humanize.IBytes(uint64(max(0, p.Bytes))), humanize.IBytes(uint64(max(0, p.TotalBytes))), p.LayersDone, p.Layers),
+			map[string]string{"image": s.job.Image})
+	}
+}
+
+func (s *startup) event(message string, annotations map[string]string) {
+	err := s.d.events.EmitEvent(&drivers.TaskEvent{
+		TaskID: s.cfg.ID, TaskName: s.cfg.Name, AllocID: s.cfg.AllocID, Timestamp: time.Now(), Message: message, Annotations: annotations,
+	})
+	if err != nil {
+		s.d.log.Debug("cannot emit a task event", "task_id", s.cfg.ID, "error", err)
+	}
+}
+
+// collectImages lets unused images go, until the plugin ends.
+func (d *Driver) collectImages(store *image.Store, s *settings) {
+	if s.GC.Disabled {
+		return
+	}
+	ticker := time.NewTicker(s.gcInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-d.ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		result, err := store.GC(d.ctx, image.GCPolicy{
+			MaxAge: s.gcMaxAge, HighWatermark: float64(s.GC.HighWatermark) / 100, LowWatermark: float64(s.GC.LowWatermark) / 100,
+		})
+		switch {
+		case err != nil && d.ctx.Err() == nil:
+			d.log.Warn("cannot collect unused images", "error", err)
+		case result.Images > 0:
+			d.log.Info("collected unused images", "images", result.Images, "layers", result.Layers, "bytes", result.Bytes)
+		}
+	}
+}

@@ -1,0 +1,277 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/nomad/nomad/structs"
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"pangaea/driver/gpu"
+	"pangaea/driver/image"
+	"pangaea/driver/sandbox"
+	"pangaea/driver/supervisor"
+)
+
+// startup is a task on its way: what the steps have made so far, and how to undo it.
+type startup struct {
+	d   *Driver
+	ctx context.Context //nolint:containedctx // lives as long as one StartTask
+	*tools
+	conf  *settings
+	cfg   *drivers.TaskConfig
+	job   JobConfig
+	lease supervisor.Lease
+	dir   string
+	file  taskFile
+	uuids []string
+	image *image.Image
+	facts imageFacts
+	plan  sandbox.Task
+	task  *supervisor.Task
+	undo  []func()
+}
+
+// step is one part of a start. They run in order, and their undoing in reverse order.
+type step struct {
+	name string
+	run  func(*startup) error
+}
+
+func steps() []step {
+	return []step{
+		{"validate", (*startup).validate},
+		{"pull", (*startup).pull},
+		{"identifiers", (*startup).claimIDs},
+		{"root file system", (*startup).mountRoot},
+		{"user", (*startup).findUser},
+		{"gpus", (*startup).grant},
+		{"network files", (*startup).network},
+		{"sandbox", (*startup).launch},
+	}
+}
+
+// StartTask starts a task. A failed start leaves nothing behind.
+func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
+	s, done, err := d.begin(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer done()
+	for _, step := range steps() {
+		began := time.Now()
+		err := step.run(s)
+		d.log.Trace("start step", "task_id", cfg.ID, "step", step.name, "took", time.Since(began), "error", err)
+		if err == nil {
+			err = s.ctx.Err()
+		}
+		if err != nil {
+			s.rollBack()
+			return nil, nil, explain(err)
+		}
+	}
+	h := newHandle(cfg, s.file, s.dir, s.task)
+	taskHandle, err := h.export()
+	if err != nil {
+		s.rollBack()
+		return nil, nil, err
+	}
+	d.keep(h)
+	d.log.Debug("started task", "task_id", cfg.ID, "pid", s.task.Pid(), "took", time.Since(s.began()))
+	return taskHandle, nil, nil
+}
+
+// begin notes that the task is starting, so that a stop or a shutdown can cut its pull short.
+func (d *Driver) begin(cfg *drivers.TaskConfig) (*startup, func(), error) {
+	t, err := d.open()
+	if err != nil {
+		return nil, nil, structs.NewRecoverableError(err, true)
+	}
+	ctx, cancel := context.WithCancel(context.WithValue(d.ctx, beganKey{}, time.Now()))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, known := d.tasks[cfg.ID]
+	_, busy := d.starting[cfg.ID]
+	if known || busy {
+		cancel()
+		return nil, nil, fmt.Errorf("cannot start task %q: it was already started", cfg.ID)
+	}
+	d.starting[cfg.ID] = cancel
+	done := func() {
+		cancel()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.starting, cfg.ID)
+	}
+	return &startup{d: d, ctx: ctx, tools: t, conf: d.conf, cfg: cfg}, done, nil
+}
+
+type beganKey struct{}
+
+func (s *startup) began() time.Time {
+	t, _ := s.ctx.Value(beganKey{}).(time.Time)
+	return t
+}
+
+// validate decodes the job's part and holds it to the operator's rules before anything is made.
+func (s *startup) validate() error {
+	err := s.cfg.DecodeDriverConfig(&s.job)
+	if err != nil {
+		return fmt.Errorf("cannot read the task's config: %w", err)
+	}
+	if len(s.conf.problems) > 0 {
+		return fmt.Errorf("cannot start tasks: the driver's own configuration is wrong: %s", s.conf.problems[0])
+	}
+	err = permit(&s.job, s.conf)
+	if err != nil {
+		return err
+	}
+	s.uuids, err = gpu.Grants(s.cfg.DeviceEnv)
+	if err != nil {
+		return err
+	}
+	s.lease, err = lease(s.cfg, &s.job)
+	if err != nil {
+		return err
+	}
+	// What the image says is not known yet; whatever is wrong without it is told before the pull.
+	_, err = plan(s.cfg, &s.job, imageFacts{}, s.conf, &s.host)
+	return err
+}
+
+// claimIDs makes the task's directory and gives it a range of identifiers.
+func (s *startup) claimIDs() error {
+	err := s.d.endEarlier(s.ctx, s.tools, s.cfg)
+	if err != nil {
+		return err
+	}
+	id := sandboxID(s.cfg.ID)
+	s.dir = s.conf.taskDir(id)
+	s.file = taskFile{
+		TaskID: s.cfg.ID, AllocID: s.cfg.AllocID, Task: s.cfg.Name, AllocDir: s.cfg.AllocDir, ID: id,
+		Image: s.image.Ref, Digest: s.image.Digest, Stop: s.facts.Stop, UUIDs: s.uuids,
+	}
+	err = makeTaskDir(s.dir, s.file)
+	if err != nil {
+		return err
+	}
+	s.undo = append(s.undo, func() { s.warn("cannot remove the task's directory", removeTaskDir(s.dir)) })
+	if s.plan.HostUsers {
+		return nil
+	}
+	s.file.IDStart, err = s.ids.claim(s.dir)
+	if err != nil {
+		return err
+	}
+	s.plan.IDStart = s.file.IDStart
+	s.undo = append(s.undo, func() { s.ids.release(s.file.IDStart, s.dir) })
+	return writeTaskFile(s.dir, s.file)
+}
+
+func (s *startup) mountRoot() error {
+	disk, err := parseSize(s.job.DiskLimit)
+	if err != nil {
+		return fmt.Errorf("cannot use disk_limit: %w", err)
+	}
+	if disk == 0 || (s.conf.diskLimit > 0 && disk > s.conf.diskLimit) {
+		disk = s.conf.diskLimit
+	}
+	request := image.MountRequest{ID: s.file.ID, Image: s.image, DiskBytes: disk}
+	if !s.plan.HostUsers {
+		request.HostUID, request.HostGID, request.IDCount = s.plan.IDStart, s.plan.IDStart, sandbox.IDRangeSize
+	}
+	s.undo = append(s.undo, func() { s.warn("cannot unmount the task's root", s.images.Unmount(s.file.ID)) })
+	s.plan.Rootfs, err = s.images.Mount(s.ctx, request)
+	if err != nil {
+		return fmt.Errorf("cannot mount the task's root file system: %w", err)
+	}
+	return nil
+}
+
+func (s *startup) findUser() (err error) {
+	user := s.cfg.User
+	if user == "" {
+		user = s.facts.User
+	}
+	s.plan.User, err = resolveUser(s.plan.Rootfs, user)
+	return err
+}
+
+func (s *startup) grant() error {
+	edits, err := s.gpus.Edits(s.uuids)
+	if err != nil {
+		return structs.NewRecoverableError(fmt.Errorf("cannot give the task its GPUs: %w", err), true)
+	}
+	grantGPUs(&s.plan, edits)
+	return nil
+}
+
+func (s *startup) network() error {
+	binds, err := writeNetworkFiles(s.dir, s.cfg, &s.job, s.conf, s.plan.Hostname)
+	if err != nil {
+		return err
+	}
+	// What the job mounts at the same places wins.
+	for _, b := range binds {
+		if !slices.ContainsFunc(s.plan.Binds, func(own sandbox.Bind) bool { return own.Target == b.Target }) {
+			s.plan.Binds = append(s.plan.Binds, b)
+		}
+	}
+	if s.plan.Netns == "" && !s.plan.HostNetwork {
+		return nil
+	}
+	err = mountSysfs(s.dir, s.plan.Netns)
+	s.plan.Sysfs = sysfsDir(s.dir)
+	return err
+}
+
+// launch builds the specification, checks it once more from the other end, and starts it.
+func (s *startup) launch() error {
+	spec, err := sandbox.Spec(s.plan, s.host)
+	if err != nil {
+		return err
+	}
+	err = sandbox.Check(spec, sandbox.Loosened{
+		HostUsers: s.conf.AllowHostUsers && s.plan.HostUsers, HostNetwork: s.conf.AllowHostNetwork && s.plan.HostNetwork, Capabilities: s.conf.caps,
+	})
+	if err != nil {
+		return err
+	}
+	s.task, err = s.supervisor.Start(s.ctx, supervisor.Launch{
+		ID: s.file.ID, Dir: s.dir, Spec: spec, Stdout: s.cfg.StdoutPath, Stderr: s.cfg.StderrPath,
+		CpusetCgroup: cpusetCgroup(s.cfg, &s.host), Lease: s.lease,
+	})
+	if err != nil {
+		return err
+	}
+	s.undo = append(s.undo, func() { s.warn("cannot end the task", s.task.Destroy(context.WithoutCancel(s.ctx))) })
+	// The sandbox has its own copy of it by now.
+	return unmountSysfs(s.dir)
+}
+
+func (s *startup) rollBack() {
+	for i := len(s.undo) - 1; i >= 0; i-- {
+		s.undo[i]()
+	}
+}
+
+func (s *startup) warn(message string, err error) {
+	if err != nil {
+		s.d.log.Warn(message, "task_id", s.cfg.ID, "error", err)
+	}
+}
+
+// explain tells Nomad which failures may pass, so that the job's restart policy applies to them. All others are fatal.
+func explain(err error) error {
+	var done *structs.RecoverableError
+	if errors.As(err, &done) {
+		return structs.NewRecoverableError(err, done.Recoverable)
+	}
+	if errors.Is(err, context.Canceled) {
+		return structs.NewRecoverableError(errors.New("the start was cancelled"), false)
+	}
+	return structs.NewRecoverableError(err, image.IsRecoverable(err))
+}

@@ -1,0 +1,187 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"golang.org/x/sys/unix"
+
+	"pangaea/driver/supervisor"
+)
+
+// destroyTimeout bounds the removal of a task: what takes longer is stuck in the kernel, and the sweep tries again.
+const destroyTimeout = 30 * time.Second
+
+// WaitTask sends the task's end once it is known. It may be called any number of times.
+func (d *Driver) WaitTask(ctx context.Context, id string) (<-chan *drivers.ExitResult, error) {
+	h, ok := d.task(id)
+	if !ok {
+		return nil, drivers.ErrTaskNotFound
+	}
+	ch := make(chan *drivers.ExitResult, 1)
+	d.wg.Go(func() {
+		defer close(ch)
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(d.ctx, cancel)()
+		exit, err := h.task.Wait(ctx)
+		switch {
+		case err == nil:
+			ch <- result(exit)
+		case ctx.Err() == nil:
+			// A nil result would make Nomad's client panic, so whatever went wrong is one.
+			ch <- &drivers.ExitResult{ExitCode: 1, Err: err}
+		}
+	})
+	return ch, nil
+}
+
+// StopTask stops a task, or its start. A task that is not known is stopped: an error would make Nomad try for minutes.
+func (d *Driver) StopTask(id string, timeout time.Duration, signal string) error {
+	if d.abort(id) {
+		return nil
+	}
+	h, ok := d.task(id)
+	if !ok {
+		return nil
+	}
+	if signal == "" {
+		signal = h.file.Stop
+	}
+	sig, err := parseSignal(signal, unix.SIGTERM)
+	if err != nil {
+		// An image may name a signal that does not exist; the task still has to stop.
+		d.log.Warn("cannot use stop signal", "task_id", id, "signal", signal)
+		sig = unix.SIGTERM
+	}
+	ctx, cancel := context.WithTimeout(d.ctx, timeout+destroyTimeout)
+	defer cancel()
+	err = h.task.Stop(ctx, sig, timeout)
+	if err != nil && !errors.Is(err, supervisor.ErrNotRunning) {
+		return fmt.Errorf("cannot stop the task: %w", err)
+	}
+	return nil
+}
+
+// abort cancels a start that is still under way.
+func (d *Driver) abort(id string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	cancel, ok := d.starting[id]
+	if ok {
+		cancel()
+	}
+	return ok
+}
+
+// DestroyTask removes all that is left of a task, also of one that this process does not know: Nomad destroys what it
+// could not recover. It may be repeated.
+func (d *Driver) DestroyTask(id string, force bool) error {
+	if d.abort(id) {
+		return nil
+	}
+	h, ok := d.task(id)
+	if ok && h.running() && !force {
+		return errors.New("cannot remove the task: it is still running; stop it first")
+	}
+	t, err := d.open()
+	if err != nil {
+		return err
+	}
+	dir := d.settings().taskDir(sandboxID(id))
+	ctx, cancel := context.WithTimeout(d.ctx, destroyTimeout)
+	defer cancel()
+	if ok {
+		err = h.task.Destroy(ctx)
+	} else {
+		err = destroyUnknown(ctx, t, dir)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot remove the task: %w", err)
+	}
+	err = cleanUp(t, dir, sandboxID(id))
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.tasks, id)
+	return nil
+}
+
+// destroyUnknown ends whatever the records in dir tell of.
+func destroyUnknown(ctx context.Context, t *tools, dir string) error {
+	_, err := os.Stat(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	task, err := t.supervisor.Recover(dir)
+	if errors.Is(err, supervisor.ErrGone) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return task.Destroy(ctx)
+}
+
+// cleanUp removes what a dead task left: the mount of its root, its range of identifiers, its directory.
+func cleanUp(t *tools, dir, id string) error {
+	err := t.images.Unmount(id)
+	if err != nil {
+		return fmt.Errorf("cannot unmount the task's root file system: %w", err)
+	}
+	file, err := readTaskFile(dir)
+	if err == nil && file.IDStart > 0 {
+		t.ids.release(file.IDStart, dir)
+	}
+	return removeTaskDir(dir)
+}
+
+// InspectTask tells a task's state.
+func (d *Driver) InspectTask(id string) (*drivers.TaskStatus, error) {
+	h, ok := d.task(id)
+	if !ok {
+		return nil, drivers.ErrTaskNotFound
+	}
+	return h.status(d.ctx), nil
+}
+
+// SignalTask sends a signal to the task's first process.
+func (d *Driver) SignalTask(id, signal string) error {
+	h, ok := d.task(id)
+	if !ok {
+		return drivers.ErrTaskNotFound
+	}
+	sig, err := parseSignal(signal, unix.SIGHUP)
+	if err != nil {
+		return err
+	}
+	err = h.task.Signal(sig)
+	if err != nil {
+		return fmt.Errorf("cannot signal the task: %w", err)
+	}
+	return nil
+}
+
+// parseSignal reads a name, with or without SIG, or a number. Without either it is the default.
+func parseSignal(text string, otherwise unix.Signal) (unix.Signal, error) {
+	if text == "" {
+		return otherwise, nil
+	}
+	sig := unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(text), "SIG"))
+	if sig != 0 {
+		return sig, nil
+	}
+	var n int
+	_, err := fmt.Sscanf(text+"\n", "%d\n", &n)
+	if err == nil && n > 0 && n <= 64 {
+		return unix.Signal(n), nil
+	}
+	return 0, fmt.Errorf("cannot send signal %q: there is none of that name", text)
+}

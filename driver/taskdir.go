@@ -1,0 +1,124 @@
+package driver
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// taskFile is what the driver itself has to know about a task after a restart. It lies in task.json, which is written
+// before anything of the task exists, so that whatever exists can be undone.
+type taskFile struct {
+	TaskID   string   `json:"task_id"`
+	AllocID  string   `json:"alloc_id"`
+	Task     string   `json:"task"`
+	AllocDir string   `json:"alloc_dir"`
+	ID       string   `json:"id"`
+	IDStart  uint32   `json:"id_start,omitempty"`
+	Image    string   `json:"image"`
+	Digest   string   `json:"digest,omitempty"`
+	Stop     string   `json:"stop_signal,omitempty"`
+	UUIDs    []string `json:"gpus,omitempty"`
+}
+
+// sandboxID names a task's sandbox, directory and mount: readable, safe as a file name whatever Nomad's task ID holds
+// (CVE-2026-7474 was a name with ../ in it), and unique by a digest of that ID.
+func sandboxID(taskID string) string {
+	sum := sha256.Sum256([]byte(taskID))
+	return sandboxPrefix(taskID) + hex.EncodeToString(sum[:8])
+}
+
+// sandboxPrefix is the same for all starts of one task: Nomad's task IDs are allocation/task/random.
+func sandboxPrefix(taskID string) string {
+	var prefix strings.Builder
+	for i, part := range strings.Split(taskID, "/") {
+		part = regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(strings.ToLower(part), "-")
+		if i < 2 {
+			prefix.WriteString(strings.Trim(part[:min(len(part), []int{8, 40}[i])], "-") + "-")
+		}
+	}
+	return strings.TrimLeft(prefix.String(), "-")
+}
+
+func (s *settings) taskDir(id string) string { return filepath.Join(s.StateDir, "tasks", id) }
+
+// makeTaskDir makes a task's directory and record. It fails if it exists: Nomad's task IDs are new for every start.
+func makeTaskDir(dir string, t taskFile) error {
+	err := os.MkdirAll(filepath.Dir(dir), 0o700)
+	if err != nil {
+		return fmt.Errorf("cannot make the tasks' directory: %w", err)
+	}
+	err = os.Mkdir(dir, 0o700)
+	if err != nil {
+		return fmt.Errorf("cannot make the task's directory: %w", err)
+	}
+	return writeTaskFile(dir, t)
+}
+
+// writeTaskFile replaces the record in one step. It is not synced: it says what to undo on a host that still runs.
+func writeTaskFile(dir string, t taskFile) error {
+	text, err := json.Marshal(t)
+	if err != nil {
+		return fmt.Errorf("internal error: cannot encode the task's record: %w", err)
+	}
+	temp := filepath.Join(dir, "task.json~")
+	err = os.WriteFile(temp, text, 0o600)
+	if err == nil {
+		err = os.Rename(temp, filepath.Join(dir, "task.json"))
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write the task's record: %w", err)
+	}
+	return nil
+}
+
+func readTaskFile(dir string) (taskFile, error) {
+	var t taskFile
+	text, err := os.ReadFile(filepath.Join(dir, "task.json"))
+	if err != nil {
+		return t, fmt.Errorf("cannot read the task's record: %w", err)
+	}
+	err = json.Unmarshal(text, &t)
+	if err != nil {
+		return t, fmt.Errorf("cannot read the task's record: %w", err)
+	}
+	return t, nil
+}
+
+// removeTaskDir removes a task's directory. What is mounted in it is unmounted first: removing through a mount would
+// delete what is mounted.
+func removeTaskDir(dir string) error {
+	err := unmountSysfs(dir)
+	if err != nil {
+		return err
+	}
+	err = os.RemoveAll(dir)
+	if err != nil {
+		return fmt.Errorf("cannot remove the task's directory: %w", err)
+	}
+	return nil
+}
+
+func sysfsDir(dir string) string { return filepath.Join(dir, "sys") }
+
+func unmountSysfs(dir string) error {
+	for {
+		err := unix.Unmount(sysfsDir(dir), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		switch {
+		case err == nil:
+			continue // mounted more than once
+		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
+			return nil
+		default:
+			return fmt.Errorf("cannot unmount the task's sysfs: %w", err)
+		}
+	}
+}
