@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
 
@@ -102,13 +101,16 @@ func advices() []advice {
 		{[]error{ErrNotAllowed}, false, "ask the host's operator to allow it"},
 		{[]error{errBadRef}, false, "write name:tag, name@sha256:..., oci:path, oci-archive:path or docker-archive:path"},
 		{[]error{unix.ENOSPC, unix.EDQUOT}, true, "free disk space, or lower the driver's image gc watermarks"},
-		{[]error{fs.ErrNotExist}, false, "check the path"},
+		{[]error{errLocal}, false, "check the path, which may not lead out of its directory"},
 		{[]error{registry.ErrStalled, errTimeout}, true, "the registry or the network is too slow; the driver's pull_timeout may be raised"},
 	}
 }
 
 // errBadRef marks a reference that cannot be parsed.
 var errBadRef = errors.New("cannot parse image reference")
+
+// errLocal marks an image on the disk that cannot be opened.
+var errLocal = errors.New("cannot read it from the disk")
 
 // printable bounds what a job's text does to a log line.
 func printable(s string) string {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"regexp"
 	"runtime"
 	"strings"
 	"time"
@@ -72,8 +71,10 @@ func checkConfig(c v1.Config) error {
 	return nil
 }
 
+// validDigest must hold before a digest becomes a path.
 func validDigest(d string) bool {
-	return regexp.MustCompile(`^sha256:[0-9a-f]{64}$`).MatchString(d)
+	hex, ok := strings.CutPrefix(d, "sha256:")
+	return ok && len(hex) == 64 && strings.Trim(hex, "0123456789abcdef") == ""
 }
 
 func hexOf(digest string) string { return strings.TrimPrefix(digest, "sha256:") }

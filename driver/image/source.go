@@ -55,7 +55,11 @@ func (f fromRepo) Manifest(ctx context.Context, digest string) ([]byte, error) {
 // openPlan finds the image that ref means now.
 func (s *Store) openPlan(ctx context.Context, r reference, req PullRequest) (*plan, error) {
 	if r.remote == nil {
-		return s.openLocal(ctx, r, req.Dir)
+		p, err := s.openLocal(ctx, r, req.Dir)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errLocal, err)
+		}
+		return p, nil
 	}
 	creds := registry.Credentials{Username: req.Username, Password: req.Password}
 	repo, m, err := s.client.Open(ctx, r.remote, creds)

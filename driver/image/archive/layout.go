@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
@@ -97,8 +97,9 @@ func (l *Layout) Blob(_ context.Context, digest string, size int64) (io.ReadClos
 }
 
 func blobName(digest string) (string, error) {
-	if !regexp.MustCompile(`^sha256:[0-9a-f]{64}$`).MatchString(digest) {
+	hex, ok := strings.CutPrefix(digest, "sha256:")
+	if !ok || len(hex) != 64 || strings.Trim(hex, "0123456789abcdef") != "" {
 		return "", fmt.Errorf("%w: digest %.80q", ErrInvalid, digest)
 	}
-	return "blobs/sha256/" + digest[len("sha256:"):], nil
+	return "blobs/sha256/" + hex, nil
 }

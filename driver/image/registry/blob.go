@@ -45,7 +45,7 @@ type blob struct {
 func (b *blob) connect() error {
 	ctx, cancel := context.WithCancelCause(b.ctx)
 	dog := newWatchdog(b.repo.stall, func() { cancel(ErrStalled) })
-	resp, err := b.repo.get(ctx, "blobs/"+b.digest, b.pos)
+	resp, err := b.repo.get(ctx, "blobs/"+b.digest, b.pos, b.size)
 	if err == nil && b.pos > 0 && !continues(resp, b.pos) {
 		// The server ignores ranges: what we have already comes once more.
 		_, err = io.CopyN(io.Discard, dog.reader(resp.Body), b.pos)

@@ -44,7 +44,7 @@ func accepted() string {
 func (r *Repo) Manifest(ctx context.Context, id string) (*Manifest, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, r.stall, ErrStalled)
 	defer cancel()
-	resp, err := r.get(ctx, "manifests/"+id, 0)
+	resp, err := r.get(ctx, "manifests/"+id, 0, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -66,8 +66,8 @@ func mediaType(h http.Header) string {
 	return strings.TrimSpace(mt)
 }
 
-// get asks for a part of the repository, from a byte on.
-func (r *Repo) get(ctx context.Context, what string, from int64) (*http.Response, error) {
+// get asks for a part of the repository, or for its bytes from one up to another.
+func (r *Repo) get(ctx context.Context, what string, from, to int64) (*http.Response, error) {
 	u := url.URL{
 		Scheme: r.name.Scheme(), Host: r.name.RegistryStr(),
 		Path: "/v2/" + r.name.RepositoryStr() + "/" + what,
@@ -80,7 +80,7 @@ func (r *Repo) get(ctx context.Context, what string, from int64) (*http.Response
 		req.Header.Set("Accept", accepted())
 	}
 	if from > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", from, to-1))
 	}
 	resp, err := r.http.Do(req)
 	if err != nil {
