@@ -1,0 +1,195 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"pangaea/federation/pool"
+	"pangaea/federation/state"
+)
+
+// Gateway is one running gateway. Its memory is a cache: see the package comment for what is kept where.
+type Gateway struct {
+	settings settings
+	store    Store
+	logger   hclog.Logger
+	index    *index
+	work     *queue
+	started  time.Time
+
+	mu      sync.Mutex
+	members map[string]*member
+	jobs    map[jobKey]*job
+	evals   *evalTable
+	nodes   map[string]string // node ID to the alias of its member
+	pulse   chan struct{}     // closed and replaced at every change
+	leading bool
+	fence   state.Fence
+	leader  state.GatewayRecord // who leads, while this gateway does not
+}
+
+// jobKey names a pool job.
+type jobKey struct{ namespace, id string }
+
+// String is for logs.
+func (k jobKey) String() string { return k.namespace + "/" + k.id }
+
+func newGateway(s settings, store Store, logger hclog.Logger) *Gateway {
+	return &Gateway{
+		settings: s, store: store, logger: logger, index: newIndex(s.now), work: newQueue(), started: s.now(),
+		members: map[string]*member{}, jobs: map[jobKey]*job{}, evals: newEvalTable(), nodes: map[string]string{},
+		pulse: make(chan struct{}),
+	}
+}
+
+// changed gives the change that was just made its index and wakes everybody who waits for one. The caller holds mu.
+func (g *Gateway) changed() uint64 {
+	next := g.index.next()
+	close(g.pulse)
+	g.pulse = make(chan struct{})
+	return next
+}
+
+// touch marks a job as changed. The caller holds mu.
+func (g *Gateway) touch(j *job) {
+	j.index = g.changed()
+}
+
+// lead loads the pool's state and takes up the leader's work until the context ends.
+func (g *Gateway) lead(ctx context.Context, fence state.Fence) error {
+	err := g.load(ctx, fence)
+	if err != nil {
+		return err
+	}
+	g.logger.Info("leading the pool", "jobs", len(g.jobs))
+	var group sync.WaitGroup
+	for range g.settings.workers {
+		group.Go(func() { g.work.run(ctx, g.reconcile) })
+	}
+	group.Wait()
+	g.stepDown()
+	return ctx.Err()
+}
+
+func (g *Gateway) load(ctx context.Context, fence state.Fence) error {
+	jobs, err := g.store.ListJobs(ctx, "*")
+	if err != nil {
+		return fmt.Errorf("cannot take up the lead: %w", err)
+	}
+	sets, err := g.store.ListPlacements(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot take up the lead: %w", err)
+	}
+	members, err := g.store.ListMembers(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot take up the lead: %w", err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.jobs, g.evals = map[jobKey]*job{}, newEvalTable()
+	for _, entry := range jobs {
+		g.adopt(entry)
+	}
+	for _, entry := range sets {
+		key := jobKey{entry.Value.Namespace, entry.Value.JobID}
+		j := g.jobs[key]
+		if j == nil { // purged, but its placements were not stopped yet
+			j = newJob(key)
+			g.jobs[key] = j
+		}
+		j.set, j.setIndex = entry.Value, entry.Index
+	}
+	for _, entry := range members {
+		g.member(entry.Value.Alias).known(entry.Value)
+	}
+	g.fence, g.leading = fence, true
+	for key, j := range g.jobs {
+		g.restoreEval(j)
+		g.work.add(key)
+	}
+	g.changed()
+	return nil
+}
+
+// adopt takes a job from Consul into memory. The caller holds mu.
+func (g *Gateway) adopt(entry state.Job) *job {
+	record := entry.Value
+	if record.Job == nil {
+		return nil
+	}
+	record.Job.Canonicalize()
+	key := jobKey{*record.Job.Namespace, *record.Job.ID}
+	j := g.jobs[key]
+	if j == nil {
+		j = newJob(key)
+		g.jobs[key] = j
+	}
+	j.record, j.consulIndex, j.known = record, entry.Index, true
+	g.index.observe(max(deref(record.Job.ModifyIndex), deref(record.Job.JobModifyIndex)))
+	return j
+}
+
+func (g *Gateway) stepDown() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.leading, g.fence = false, state.Fence{}
+	g.jobs, g.evals = map[jobKey]*job{}, newEvalTable()
+	g.work.clear()
+	g.changed()
+	g.logger.Info("no longer leading the pool")
+}
+
+// tick moves the members' clocks on and finds what their silence has made lost.
+func (g *Gateway) tick() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.settings.now()
+	for _, m := range g.members {
+		g.advance(m, now)
+	}
+	if !g.leading {
+		return
+	}
+	for key, j := range g.jobs {
+		if !j.retryAt.IsZero() && !now.Before(j.retryAt) {
+			j.retryAt = time.Time{}
+			g.work.add(key)
+		}
+		if !j.record.Stopped && !now.Before(j.heldUntil) && g.hasLost(j, now) {
+			g.work.add(key)
+		}
+	}
+}
+
+// advance applies the clocks of silence to a member. The caller holds mu.
+func (g *Gateway) advance(m *member, now time.Time) {
+	next := m.stateAt(now, g.settings)
+	if next == m.state {
+		return
+	}
+	g.logger.Info("member changed state", "member", m.alias, "from", string(m.state), "to", string(next), "silent", now.Sub(m.heard).String())
+	m.state = next
+	for _, j := range g.jobs {
+		if j.runsOn(m.alias) {
+			g.touch(j)
+		}
+	}
+	g.changed()
+	if next == pool.MemberReady {
+		g.retryBlocked(m.alias)
+	}
+}
+
+func deref[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}
+
+func ptr[T any](v T) *T { return &v }

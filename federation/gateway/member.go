@@ -1,0 +1,130 @@
+package gateway
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+
+	"pangaea/federation/pool"
+	"pangaea/federation/scheduler"
+)
+
+// session is what the gateway needs of a member's tunnel; *tunnel.Session is one.
+type session interface {
+	Transport() http.RoundTripper
+	Done() <-chan struct{}
+}
+
+// member is what the gateway knows about a member now. Gateway.mu guards it.
+type member struct {
+	alias     string
+	place     pool.Place
+	price     float64
+	version   string
+	joined    time.Time
+	session   session // nil while there is no tunnel
+	synced    bool    // it has told in this session what it runs
+	heard     time.Time
+	state     pool.MemberState
+	offer     *scheduler.Offer
+	sequence  uint64
+	free      []pool.NodeClass // of the offer, to see whether another one differs
+	allocs    map[string]*api.AllocationListStub
+	byJob     map[jobKey]map[string]*api.AllocationListStub
+	summaries map[string]*api.JobSummary
+}
+
+// member returns the record of an alias, making it if need be. A member that was never heard of is silent since this
+// gateway started, so that nobody is declared lost early because the gateway was away. The caller holds mu.
+func (g *Gateway) member(alias string) *member {
+	m := g.members[alias]
+	if m == nil {
+		m = &member{
+			alias: alias, heard: g.started, state: pool.MemberSuspect,
+			allocs: map[string]*api.AllocationListStub{}, byJob: map[jobKey]map[string]*api.AllocationListStub{},
+			summaries: map[string]*api.JobSummary{},
+		}
+		g.members[alias] = m
+	}
+	return m
+}
+
+func (m *member) known(record pool.MemberRecord) {
+	if m.session == nil {
+		m.place, m.price, m.version = record.Place, record.Price, record.AgentInfo
+	}
+	m.joined = record.JoinedAt
+}
+
+// stateAt is the member's clock: connected and speaking, suspect, detached. Whether it is lost depends on the job.
+func (m *member) stateAt(now time.Time, s settings) pool.MemberState {
+	silent := now.Sub(m.heard)
+	switch {
+	case silent >= s.detached:
+		return pool.MemberDetached
+	case silent >= s.suspect, m.session == nil, !m.synced:
+		return pool.MemberSuspect
+	}
+	return pool.MemberReady
+}
+
+// silence is how long the member has not been heard, 0 while its tunnel lives and speaks.
+func (m *member) silence(now time.Time, s settings) time.Duration {
+	if m.state == pool.MemberReady {
+		return 0
+	}
+	return now.Sub(m.heard)
+}
+
+// update takes news about allocations and returns the jobs that it is about.
+func (m *member) update(status pool.Status) []jobKey {
+	touched := map[jobKey]bool{}
+	if status.Full {
+		for key := range m.byJob {
+			touched[key] = true
+		}
+		clear(m.allocs)
+		clear(m.byJob)
+		clear(m.summaries)
+	}
+	for _, stub := range status.Allocations {
+		if stub == nil || stub.ID == "" {
+			continue
+		}
+		key := jobKey{stub.Namespace, stub.JobID}
+		touched[key] = true
+		m.allocs[stub.ID] = stub
+		if m.byJob[key] == nil {
+			m.byJob[key] = map[string]*api.AllocationListStub{}
+		}
+		m.byJob[key][stub.ID] = stub
+	}
+	for name, summary := range status.Jobs {
+		if summary != nil {
+			m.summaries[name] = summary
+			touched[jobKey{summary.Namespace, summary.JobID}] = true
+		}
+	}
+	return slices.Collect(maps.Keys(touched))
+}
+
+// stub returns an allocation as users see it: what a silent member's allocations do is not known.
+func (m *member) stub(from *api.AllocationListStub, live bool) *api.AllocationListStub {
+	if m.state != pool.MemberDetached || terminal(from.ClientStatus) {
+		return from
+	}
+	out := *from
+	out.ClientStatus, out.ClientDescription = api.AllocClientStatusUnknown, "no contact with member "+m.alias
+	if !live {
+		out.ClientStatus, out.DesiredStatus = api.AllocClientStatusLost, api.AllocDesiredStatusStop
+		out.ClientDescription = "placed elsewhere: no contact with member " + m.alias
+	}
+	return &out
+}
+
+func terminal(status string) bool {
+	return status == api.AllocClientStatusComplete || status == api.AllocClientStatusFailed || status == api.AllocClientStatusLost
+}
