@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"fmt"
+	"net/url"
 
 	"github.com/hashicorp/consul/api"
 
@@ -81,7 +82,7 @@ func (s *Store) PutMember(ctx context.Context, record pool.MemberRecord) error {
 	if err != nil {
 		return err
 	}
-	op := setOp(pool.KeyMembers+escape(record.Alias), value, AnyIndex)
+	op := setOp(pool.KeyMembers+url.PathEscape(record.Alias), value, AnyIndex)
 	_, err = s.commit(ctx, "write "+what, "", nil, []*api.KVTxnOp{op})
 	return err
 }

@@ -16,7 +16,11 @@ import (
 
 // Config says how to reach the pool's Consul. Its zero value means the agent on this host without a token.
 type Config struct {
-	Address   string `hcl:"address,optional"`    // host:port, http(s)://host:port or unix:///path
+	Address string `hcl:"address,optional"` // host:port, http(s)://host:port or unix:///path
+	// GRPCAddress is host:port of Consul's gRPC API, where certificates are signed; by default Address's host and its
+	// port + 2, as in Consul's own 8500 and 8502.
+	GRPCAddress string `hcl:"grpc_address,optional"`
+
 	Token     string `hcl:"token,optional"`      // for tests; TokenFile keeps secrets out of configuration
 	TokenFile string `hcl:"token_file,optional"` // file that holds the ACL token
 	CAFile    string `hcl:"ca_file,optional"`    // authorities of Consul's HTTPS certificate
@@ -34,6 +38,7 @@ type Store struct {
 	logger  hclog.Logger
 	config  Config
 	access  *accessCache
+	signer  *signer
 }
 
 // Open prepares a store. It does not connect: Consul may be started later, and each call says so if it is away.
@@ -61,8 +66,12 @@ func Open(config Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot use consul.address %q: %w", config.Address, err)
 	}
+	signer, err := newSigner(config, clientConfig.Scheme+"://"+clientConfig.Address, clientConfig.Token)
+	if err != nil {
+		return nil, err
+	}
 	return &Store{
-		address: clientConfig.Address, client: client, logger: config.Logger, config: config,
+		address: clientConfig.Address, client: client, logger: config.Logger, config: config, signer: signer,
 		access: newAccessCache(config.AccessCache, time.Now),
 	}, nil
 }

@@ -78,18 +78,11 @@ func jobKey(root, namespace, jobID string) (string, error) {
 	if !ValidNamespace(namespace) {
 		return "", fmt.Errorf("%w: namespace %q: use letters, digits and dashes", ErrInvalid, namespace)
 	}
-	if jobID == "" || len(jobID) > 512 || strings.ContainsRune(jobID, 0) {
-		return "", fmt.Errorf("%w: job ID %q: use 1 to 512 characters", ErrInvalid, jobID)
+	// Nomad refuses spaces. Consul decodes a key once more and refuses two dots in a row, but only where it reads.
+	if jobID == "" || len(jobID) > 512 || jobID == "." || strings.Contains(jobID, "..") || strings.ContainsAny(jobID, " \x00") {
+		return "", fmt.Errorf("%w: job ID %q: use 1 to 512 characters, no space and no two dots in a row", ErrInvalid, jobID)
 	}
-	return root + namespace + "/" + escape(jobID), nil
-}
-
-func escape(name string) string {
-	escaped := url.PathEscape(name)
-	if strings.Trim(escaped, ".") == "" { // "." and ".." mean something to HTTP paths
-		escaped = strings.ReplaceAll(escaped, ".", "%2E")
-	}
-	return escaped
+	return root + namespace + "/" + url.PathEscape(jobID), nil
 }
 
 // namespacePrefix is the prefix of a namespace's keys, or of all when the namespace is empty or "*".
