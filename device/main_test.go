@@ -19,6 +19,10 @@ import (
 var library string
 
 func TestMain(m *testing.M) {
+	if os.Getenv(servePlugin) != "" {
+		Serve()
+		return
+	}
 	dir, err := os.MkdirTemp("", "pangaea-device-")
 	if err == nil {
 		library, err = nvmlsim.Build(context.Background(), dir)

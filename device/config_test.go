@@ -1,0 +1,89 @@
+package device
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/nomad/helper/pluginutils/hclutils"
+	"github.com/shoenig/test/must"
+
+	"pangaea/device/health"
+	"pangaea/e2e/nvmlsim"
+)
+
+// Configuration is read as Nomad reads it, by the schema. Nothing in it is ever an error: what cannot be read has its
+// default and a warning, or closes the offer.
+func TestConfig(t *testing.T) {
+	defaults := settings{enabled: true, ignored: map[string]bool{}, period: 2 * time.Second, hangAfter: 10 * time.Second,
+		limits: health.Limits{RecoverAfter: 3, StrainAfter: time.Minute}}
+	cases := []struct {
+		name     string
+		given    string
+		want     func(s *settings)
+		warnings int
+	}{
+		{"nothing", ``, func(*settings) {}, 0},
+		{"as for HashiCorp's", `enabled = true, ignored_gpu_ids = ["GPU-1"], fingerprint_period = "1m"`, func(s *settings) {
+			s.ignored["GPU-1"] = true
+			s.period = time.Minute
+		}, 0},
+		{"all", `enabled = false
+			library_path = "/x.so"
+			hang_after = "3s"
+			recover_after = 9
+			strain_after = "2m"
+			max_uncorrectable_ecc = 4
+			group_by = "numa"`, func(s *settings) {
+			s.enabled, s.libraryPath, s.hangAfter, s.groupBy = false, "/x.so", 3*time.Second, "numa"
+			s.limits = health.Limits{RecoverAfter: 9, StrainAfter: 2 * time.Minute, MaxUncorrectable: 4}
+		}, 0},
+		{"wrong", `fingerprint_period = "often", strain_after = "-1s", group_by = "colour", recover_after = -1`, func(*settings) {}, 3},
+		{"too often", `fingerprint_period = "1us"`, func(s *settings) { s.period = 100 * time.Millisecond }, 1},
+		{"owner", `owner { idle_after = "10m", processes = ["blender"], ignore_processes = true }`, func(s *settings) {
+			s.owner.IdleAfter, s.owner.Names, s.owner.Ignore = 10*time.Minute, []string{"blender"}, true
+		}, 0},
+		{"owner's hours wrong", `owner { hours = ["at night"] }`, func(s *settings) {
+			s.closed = `not offered until the plugin's owner block is right: cannot read hours "at night": unknown day in "at"; write "Mon-Fri 18:00-08:00"`
+		}, 0},
+		{"owner's patience wrong", `owner { idle_after = "a while" }`, func(s *settings) {
+			s.closed = `not offered until the plugin's owner block is right: idle_after "a while" is no duration`
+		}, 0},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			var config Config
+			text := "config {\n" + strings.ReplaceAll(c.given, ", ", "\n") + "\n}"
+			if strings.Contains(c.given, "owner {") {
+				text = "config {\n owner {\n" + strings.ReplaceAll(strings.TrimSuffix(strings.TrimPrefix(c.given, "owner {"), "}"), ", ", "\n") + "\n}\n}"
+			}
+			hclutils.NewConfigParser(configSchema()).ParseHCL(t, text, &config)
+			got := config.understand()
+			must.Len(t, c.warnings, got.warnings)
+			want := defaults
+			want.ignored = map[string]bool{}
+			c.want(&want)
+			want.warnings = got.warnings
+			must.Eq(t, comparable(want), comparable(got))
+		})
+	}
+}
+
+// comparable leaves out what has no equality worth testing here.
+func comparable(s settings) map[string]any {
+	return map[string]any{"enabled": s.enabled, "path": s.libraryPath, "ignored": s.ignored, "period": s.period, "hang": s.hangAfter,
+		"group": s.groupBy, "limits": s.limits, "idle": s.owner.IdleAfter, "names": s.owner.Names, "ignore": s.owner.Ignore, "closed": s.closed}
+}
+
+func TestMisreadOwnerBlockOffersNothing(t *testing.T) {
+	r := newRig(t, nvmlsim.Host("closed", nvmlsim.L4(), 1), func(s *settings) { s.closed = "not offered until it is right" })
+	must.Eq(t, map[string]string{r.state.GPUs[0].UUID: "not offered until it is right"}, r.round().health())
+}
+
+func TestIgnoredGPUsAreNotThere(t *testing.T) {
+	s := nvmlsim.Host("ignored", nvmlsim.L4(), 3)
+	r := newRig(t, s, func(set *settings) { set.ignored = map[string]bool{s.GPUs[1].UUID: true} })
+	want := allWell(s)
+	delete(want, s.GPUs[1].UUID)
+	must.Eq(t, want, r.round().health())
+}
