@@ -1,7 +1,6 @@
 package record
 
 import (
-	"bytes"
 	"errors"
 	"os"
 	"strconv"
@@ -20,24 +19,46 @@ func BootID() (string, error) {
 	return strings.TrimSpace(string(data)), err
 }
 
-// StartTime reads when a process started, in clock ticks since boot, and whether it is a zombie.
-func StartTime(pid int) (ticks uint64, zombie bool, err error) {
+// stat is what /proc says of a process.
+type stat struct {
+	zombie    bool
+	startTime uint64
+	exitCode  unix.WaitStatus // Meaningful for zombies only.
+}
+
+func readStat(pid int) (stat, error) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return 0, false, err
+		return stat{}, err
 	}
-	// The name is in brackets and may hold anything, brackets and spaces included, so count from the last one.
-	i := bytes.LastIndexByte(data, ')')
-	if i < 0 {
-		return 0, false, errors.New("cannot parse the process's stat file")
+	return parseStat(string(data))
+}
+
+// parseStat reads proc_pid_stat(5). The name is in brackets and may hold anything, brackets and spaces included,
+// so the fields are counted from the last bracket.
+func parseStat(text string) (stat, error) {
+	const state, startTime, exitCode, all = 0, 19, 49, 50
+	malformed := errors.New("cannot parse the process's stat file")
+	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+	if len(fields) < all {
+		return stat{}, malformed
 	}
-	fields := strings.Fields(string(data[i+1:]))
-	const state, startTime = 0, 19
-	if len(fields) <= startTime {
-		return 0, false, errors.New("cannot parse the process's stat file")
+	start, err := strconv.ParseUint(fields[startTime], 10, 64)
+	if err != nil {
+		return stat{}, malformed
 	}
-	ticks, err = strconv.ParseUint(fields[startTime], 10, 64)
-	return ticks, fields[state] == "Z" || fields[state] == "X", err
+	code, err := strconv.ParseUint(fields[exitCode], 10, 32)
+	if err != nil {
+		return stat{}, malformed
+	}
+	zombie := fields[state] == "Z" || fields[state] == "X"
+	return stat{zombie: zombie, startTime: start, exitCode: unix.WaitStatus(code)}, nil
+}
+
+// StartTime reads when a process started, in clock ticks since boot.
+func StartTime(pid int) (uint64, error) {
+	now, err := readStat(pid)
+	return now.startTime, err
 }
 
 // OpenPidfd opens the process with that pid and start time. The start time is read after the pidfd is open:
@@ -51,7 +72,7 @@ func OpenPidfd(pid int, startTime uint64) (int, error) {
 	if err != nil {
 		return -1, ErrNotSameProcess
 	}
-	got, _, err := StartTime(pid)
+	got, err := StartTime(pid)
 	if err == nil && got == startTime && unix.PidfdSendSignal(fd, 0, nil, 0) == nil {
 		return fd, nil
 	}
@@ -64,12 +85,12 @@ func Alive(pid int, startTime uint64) bool {
 	if pid <= 1 {
 		return false
 	}
-	got, zombie, err := StartTime(pid)
-	return err == nil && got == startTime && !zombie
+	now, err := readStat(pid)
+	return err == nil && now.startTime == startTime && !now.zombie
 }
 
-// Exit status by pidfd, Linux 6.15: it can be read by whoever holds a pidfd that was opened before the process
-// was reaped, also by one who is not its parent.
+// Exit status by pidfd, Linux 6.15: whoever holds a pidfd that was opened before the process was reaped can read
+// it afterwards, parent or not.
 const (
 	pidfdGetInfo  = 0xC000FF0B // _IOWR(0xFF, 11, ...), the size is or-ed in
 	pidfdInfoExit = 1 << 3
@@ -85,9 +106,18 @@ type pidfdInfo struct {
 	ExitCode int32
 }
 
-// ExitStatus asks the kernel how the process behind a pidfd ended; it says false when the kernel can't tell:
-// the process still runs or is not reaped yet, or the kernel is older than 6.15.
-func ExitStatus(pidfd int) (unix.WaitStatus, bool) {
+// ExitStatus asks the kernel how a process ended that is not our child. As long as its parent has not reaped it,
+// /proc tells; afterwards the pidfd does. It says false when the process still runs, or when it was reaped and the
+// kernel is older than 6.15.
+func ExitStatus(pidfd, pid int, startTime uint64) (unix.WaitStatus, bool) {
+	now, err := readStat(pid)
+	if err == nil && now.startTime == startTime && now.zombie {
+		return now.exitCode, true
+	}
+	return pidfdExit(pidfd)
+}
+
+func pidfdExit(pidfd int) (unix.WaitStatus, bool) {
 	info := pidfdInfo{Mask: pidfdInfoExit}
 	request := uintptr(pidfdGetInfo | unsafe.Sizeof(info)<<16)
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(pidfd), request, uintptr(unsafe.Pointer(&info)))

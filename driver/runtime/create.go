@@ -35,7 +35,7 @@ func create(id string, opts options) (failure error) {
 	}
 	err = container.Start(process)
 	if err == nil {
-		err = settle(process, opts)
+		err = settle(id, process, opts)
 	}
 	if err == nil {
 		err = control.startOnGo(container, process)
@@ -83,13 +83,16 @@ func prepare(id string, spec *specs.Spec, opts options) (*libcontainer.Container
 }
 
 // settle does what must be done between create and start: the cpuset and the pid file.
-func settle(process *libcontainer.Process, opts options) error {
+func settle(id string, process *libcontainer.Process, opts options) error {
 	pid, err := process.Pid()
 	if err != nil {
 		return err
 	}
 	if opts.cpuset != "" {
 		err = joinCpuset(opts.cpuset, pid)
+		if err == nil {
+			err = forgetCpuset(filepath.Join(opts.root, id, "state.json"))
+		}
 		if err != nil {
 			return err
 		}
@@ -107,6 +110,40 @@ func joinCpuset(dir string, pid int) error {
 	if err != nil {
 		return fmt.Errorf("cannot join cpuset cgroup %s: %w", dir, err)
 	}
+	return nil
+}
+
+// forgetCpuset takes the cpuset of the task's own out of libcontainer's state, so that exec does not put its
+// processes there: they stay in the one that the exec command itself has joined.
+func forgetCpuset(stateFile string) error {
+	var state map[string]json.RawMessage
+	err := readJSON(stateFile, &state)
+	if err != nil {
+		return fmt.Errorf("cannot read the sandbox's state: %w", err)
+	}
+	var paths map[string]string
+	err = json.Unmarshal(state["cgroup_paths"], &paths)
+	if err != nil {
+		return fmt.Errorf("cannot decode the sandbox's state: %w", err)
+	}
+	own := paths["cpuset"]
+	delete(paths, "cpuset")
+	state["cgroup_paths"], err = json.Marshal(paths)
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(state)
+	if err != nil {
+		return err
+	}
+	err = os.WriteFile(stateFile+".new", data, 0o600)
+	if err == nil {
+		err = os.Rename(stateFile+".new", stateFile)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write the sandbox's state: %w", err)
+	}
+	_ = os.Remove(own)
 	return nil
 }
 

@@ -63,7 +63,7 @@ func abandoned() bool {
 
 // record writes down what runs.
 func (s *shim) record(pid int) error {
-	start, _, err := record.StartTime(pid)
+	start, err := record.StartTime(pid)
 	if err != nil {
 		return wrap("find the sandbox's init", err)
 	}
@@ -80,7 +80,7 @@ func (s *shim) record(pid int) error {
 }
 
 func (s *shim) writeState() error {
-	own, _, err := record.StartTime(os.Getpid())
+	own, err := record.StartTime(os.Getpid())
 	if err != nil {
 		return wrap("find this process", err)
 	}

@@ -99,14 +99,7 @@ func (s *shim) collect() {
 	if s.reaped {
 		return
 	}
-	// The process that reaps it instead of us is quick, if it reaps at all.
-	for range 200 {
-		s.status, s.reaped = record.ExitStatus(s.pidfd)
-		if s.reaped {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	s.status, s.reaped = record.ExitStatus(s.pidfd, s.state.Pid, s.state.StartTime)
 }
 
 // drain passes on the task's last output. All its writers are dead, so the streams end.

@@ -12,6 +12,9 @@ import (
 var built programs
 
 func TestMain(m *testing.M) {
+	if os.Getenv(standInEnv) != "" {
+		standIn()
+	}
 	dir, err := os.MkdirTemp("", "pangaea-programs-")
 	if err == nil {
 		built, err = buildPrograms(dir)

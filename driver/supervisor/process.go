@@ -101,19 +101,13 @@ func (p *process) signal(sig unix.Signal) error {
 	return err
 }
 
-// exitStatus asks the kernel how the process ended. Whoever reaps it gets a moment to do so.
-func (p *process) exitStatus() (unix.WaitStatus, bool) {
+// exitStatus asks the kernel how the process ended.
+func (p *process) exitStatus(pid int, startTime uint64) (unix.WaitStatus, bool) {
 	var status unix.WaitStatus
 	known := false
 	if p == nil {
 		return status, known
 	}
-	for range 200 {
-		_ = p.control(func(fd int) error { status, known = record.ExitStatus(fd); return nil })
-		if known {
-			break
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	_ = p.control(func(fd int) error { status, known = record.ExitStatus(fd, pid, startTime); return nil })
 	return status, known
 }

@@ -96,8 +96,12 @@ func (s *Supervisor) Recover(dir string) (*Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	awaitRecords(dir)
+	awaitStart(dir, launch)
 	verdict := record.Decide(facts(dir, launch, group))
+	if verdict == record.Orphan {
+		// It is about to be killed, so look again: the facts are not read at one instant.
+		verdict = record.Decide(facts(dir, launch, group))
+	}
 	switch verdict {
 	case record.Running, record.Adopt, record.Ending:
 		t, err := s.attach(dir, launch, group)
@@ -142,6 +146,9 @@ func facts(dir string, launch *record.Launch, group cgroup.Task) record.Facts {
 	var f record.Facts
 	boot, err := record.BootID()
 	f.SameBoot = err == nil && boot == launch.BootID
+	// This is looked at before the init is: a sandbox that was never started is removed after its init has died,
+	// and must not be taken for one that was started and lives.
+	f.Started = hasStarted(dir, launch.ID)
 	// The exit record is looked for last: a task that ends meanwhile is then seen as ended or as still running.
 	state, err := record.Read[record.State](dir, record.StateFile)
 	f.HasState = err == nil
@@ -149,7 +156,6 @@ func facts(dir string, launch *record.Launch, group cgroup.Task) record.Facts {
 		f.InitAlive = record.Alive(state.Pid, state.StartTime)
 		f.ShimAlive = record.Alive(state.ShimPid, state.ShimStartTime)
 	}
-	f.Started = hasStarted(dir, launch.ID)
 	f.Populated = len(group.Pids()) > 0
 	_, err = record.Read[record.Exit](dir, record.ExitFile)
 	f.HasExit = err == nil
@@ -162,15 +168,18 @@ func hasStarted(dir, id string) bool {
 	return err != nil
 }
 
-// awaitRecords waits for a shim that is just creating the sandbox: it finishes, or gives up because the
-// supervisor that started it is gone.
-func awaitRecords(dir string) {
+// awaitStart waits for a shim that is just starting a task: it finishes, or gives up because the supervisor that
+// started it is gone. A task that is held by its lease has finished starting in this sense.
+func awaitStart(dir string, launch *record.Launch) {
 	for deadline := time.Now().Add(cleanTimeout); time.Now().Before(deadline); {
-		_, err := os.Stat(filepath.Join(dir, record.StateFile))
-		if err == nil || !locked(filepath.Join(dir, shimLock)) {
+		started := launch.LeaseTTLMs > 0 || hasStarted(dir, launch.ID)
+		state, err := record.Read[record.State](dir, record.StateFile)
+		runs := err == nil && started && record.Alive(state.Pid, state.StartTime)
+		// A shim whose task has ended, or will not start, is about to go.
+		if runs || !locked(filepath.Join(dir, shimLock)) {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 

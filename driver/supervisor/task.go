@@ -83,7 +83,8 @@ func (t *Task) adopt() *shimProcess {
 		return nil
 	default:
 	}
-	if !t.init.alive() || !hasStarted(t.dir, t.launch.ID) {
+	// In this order, for the reason that facts gives.
+	if !hasStarted(t.dir, t.launch.ID) || !t.init.alive() {
 		return nil
 	}
 	log := t.sup.conf.Logger.With("task_id", t.launch.ID)
@@ -110,7 +111,7 @@ func (t *Task) witness() *record.Exit {
 		_ = t.init.wait(context.Background())
 	}
 	exit := &record.Exit{Version: record.Version, AtUnixNs: time.Now().UnixNano()}
-	status, known := t.init.exitStatus()
+	status, known := t.init.exitStatus(t.state.Pid, t.state.StartTime)
 	exit.Unknown = !known
 	if known {
 		exit.FromStatus(status)

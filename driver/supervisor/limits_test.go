@@ -1,0 +1,133 @@
+package supervisor
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+
+	"pangaea/driver/cgroup"
+)
+
+func TestRootOOM(t *testing.T) {
+	b := newBench(t)
+	tests := []struct {
+		name string
+		args []string
+		want Exit
+	}{
+		{"the task itself", []string{"/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1"}, Exit{Code: 137, Signal: 9, OOMKilled: true}},
+		{"a child", []string{"/bin/sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1; exit $?"}, Exit{Code: 137, OOMKilled: true}},
+		{"enough memory", []string{"/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=1M", "count=1"}, Exit{}},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			b := b.on(t)
+			l := b.launch(tc.args...)
+			l.Spec.Linux.Resources.Memory = memoryLimit(16 << 20)
+			got := b.run(l)
+			got.At = time.Time{}
+			must.Eq(t, tc.want, got)
+		})
+	}
+}
+
+// A log reader that stalls slows the task for a second at most, and what it misses is counted.
+func TestRootStalledLogReader(t *testing.T) {
+	b := newBench(t)
+	const written = 8 << 20
+	l := b.launch("/bin/sh", "-c", "head -c 8388608 /dev/zero; exit 6")
+	fifo := b.newFIFO("stalled")
+	reader, err := os.OpenFile(fifo.path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	must.NoError(t, err)
+	defer reader.Close()
+	l.Stdout = fifo.path
+	began := time.Now()
+	got := b.run(l)
+	must.Less(t, 5*time.Second, time.Since(began))
+	must.Eq(t, 6, got.Code)
+	kept := 0
+	buffer := make([]byte, 1<<20)
+	for {
+		n, err := unix.Read(int(reader.Fd()), buffer)
+		if err != nil || n == 0 {
+			break
+		}
+		kept += n
+	}
+	must.Positive(t, kept)
+	must.Eq(t, written, kept+int(got.DroppedLogBytes))
+}
+
+// Nomad makes the FIFO anew after some restarts; the shim finds the new one.
+func TestRootLogFIFOReplaced(t *testing.T) {
+	b := newBench(t)
+	l := b.launch("/bin/sh", "-c", "while true; do echo tick; sleep 0.05; done")
+	first := b.newFIFO("ticks").read(t)
+	l.Stdout = first.path
+	b.start(l)
+	eventually(t, "it ticks", func() bool { return strings.Contains(first.String(), "tick") })
+	must.NoError(t, os.Remove(first.path))
+	second := b.newFIFO("ticks").read(t)
+	eventually(t, "it ticks in the new FIFO", func() bool { return strings.Contains(second.String(), "tick") })
+}
+
+// A slow but living log reader loses nothing.
+func TestRootFlood(t *testing.T) {
+	b := newBench(t)
+	l := b.launch("/bin/seq", "1", "200000")
+	out := b.newFIFO("flood").read(t)
+	l.Stdout = out.path
+	must.Zero(t, b.run(l).DroppedLogBytes)
+	eventually(t, "the last line has come", func() bool { return strings.HasSuffix(out.String(), "\n200000\n") })
+	must.Eq(t, 200000, strings.Count(out.String(), "\n"))
+}
+
+func TestRootCpuset(t *testing.T) {
+	b := newBench(t)
+	root := cgroup.Root + "/cpuset"
+	_, err := os.Stat(root)
+	must.NoError(t, err, must.Sprint("this test is for cgroup v1"))
+	shared := filepath.Join(root, "pangaea-test-share")
+	must.NoError(t, os.MkdirAll(shared, 0o755))
+	t.Cleanup(func() { must.NoError(t, unix.Rmdir(shared)) })
+	for file, text := range map[string]string{"cpuset.cpus": "1", "cpuset.mems": "0"} {
+		must.NoError(t, os.WriteFile(filepath.Join(shared, file), []byte(text), 0))
+	}
+	l := b.launch("/bin/sh", "-c", "nproc; exec sleep 1000")
+	out := b.newFIFO("out").read(t)
+	l.Stdout, l.CpusetCgroup = out.path, shared
+	task := b.start(l)
+	eventually(t, "the task counts its processors", func() bool { return out.String() == "1\n" })
+	var inside lockedBuffer
+	code, err := task.Exec(t.Context(), ExecRequest{Args: []string{"nproc"}, Stdout: &inside})
+	must.NoError(t, err)
+	must.Zero(t, code)
+	must.Eq(t, "1\n", inside.String())
+	must.NoError(t, task.Destroy(t.Context()))
+}
+
+// The tests' sandbox asks for more open files than this process may have; the runtime clamps.
+func TestRootClamps(t *testing.T) {
+	b := newBench(t)
+	l := b.launch("/bin/sh", "-c", "ulimit -Hn; grep CapBnd /proc/self/status")
+	out := b.newFIFO("out").read(t)
+	l.Stdout = out.path
+	l.Spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_CHOWN", "CAP_SYS_RESOURCE"}}
+	must.Zero(t, b.run(l).Code)
+	var own unix.Rlimit
+	must.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &own))
+	bounding := "CapBnd:\t0000000001000001\n"
+	has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, unix.CAP_SYS_RESOURCE, 0, 0, 0)
+	must.NoError(t, err)
+	if has == 0 {
+		bounding = "CapBnd:\t0000000000000001\n"
+	}
+	eventually(t, "the output has come", func() bool { return strings.HasSuffix(out.String(), bounding) })
+	must.StrHasPrefix(t, itoa(own.Max)+"\n", out.String())
+}

@@ -1,0 +1,235 @@
+package supervisor
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+
+	"pangaea/driver/record"
+)
+
+// standInEnv makes this test program a stand-in for the plugin, so that a test can kill it.
+const standInEnv = "PANGAEA_TEST_STAND_IN"
+
+// standIn is what the stand-in does: start one task, say so, wait to be killed.
+func standIn() {
+	var order struct {
+		Config Config
+		Launch Launch
+	}
+	err := json.Unmarshal([]byte(os.Getenv(standInEnv)), &order)
+	if err == nil {
+		_, err = New(order.Config).Start(context.Background(), order.Launch)
+	}
+	fmt.Println("started", err)
+	select {}
+}
+
+// startElsewhere has a stand-in start the task and returns it.
+func (b *bench) startElsewhere(l Launch) (*exec.Cmd, *bufio.Reader) {
+	b.t.Helper()
+	conf := b.sup.conf
+	conf.Logger = nil
+	order, err := json.Marshal(map[string]any{"Config": conf, "Launch": l})
+	must.NoError(b.t, err)
+	self, err := os.Executable()
+	must.NoError(b.t, err)
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), standInEnv+"="+string(order))
+	out, err := cmd.StdoutPipe()
+	must.NoError(b.t, err)
+	must.NoError(b.t, cmd.Start())
+	return cmd, bufio.NewReader(out)
+}
+
+// abandon starts a task and kills who started it.
+func (b *bench) abandon(l Launch) {
+	b.t.Helper()
+	cmd, out := b.startElsewhere(l)
+	line, err := out.ReadString('\n')
+	must.NoError(b.t, err)
+	must.Eq(b.t, "started <nil>\n", line)
+	must.NoError(b.t, cmd.Process.Kill())
+	_ = cmd.Wait()
+}
+
+func (b *bench) recover(l Launch) *Task {
+	b.t.Helper()
+	task, err := b.sup.Recover(l.Dir)
+	must.NoError(b.t, err)
+	b.t.Cleanup(func() { must.NoError(b.t, task.Destroy(context.Background())) })
+	return task
+}
+
+func (b *bench) state(l Launch) *record.State {
+	b.t.Helper()
+	state, err := record.Read[record.State](l.Dir, record.StateFile)
+	must.NoError(b.t, err)
+	return state
+}
+
+func TestRootRecover(t *testing.T) {
+	b := newBench(t)
+	t.Run("running", func(t *testing.T) {
+		b := b.on(t)
+		l := b.launch("/bin/sh", "-c", "trap 'exit 4' TERM; while true; do sleep 0.05; done")
+		out := b.newFIFO("running").read(t)
+		l.Stdout = out.path
+		l.Spec.Process.Args[2] = "trap 'echo bye; exit 4' TERM; echo up; while true; do sleep 0.05; done"
+		b.abandon(l)
+		task := b.recover(l)
+		must.Eq(t, b.state(l).Pid, task.Pid())
+		eventually(t, "the trap is set", func() bool { return out.String() == "up\n" })
+		must.NoError(t, task.Stop(t.Context(), unix.SIGTERM, 10*time.Second))
+		must.Eq(t, 4, b.wait(task).Code)
+		eventually(t, "the last word is read", func() bool { return out.String() == "up\nbye\n" })
+	})
+	t.Run("exited while nobody looked", func(t *testing.T) {
+		b := b.on(t)
+		l := b.launch("/bin/sh", "-c", "sleep 0.1; exit 23")
+		b.abandon(l)
+		eventually(t, "the exit is recorded", func() bool {
+			_, err := os.Stat(filepath.Join(l.Dir, record.ExitFile))
+			return err == nil
+		})
+		must.Eq(t, 23, b.wait(b.recover(l)).Code)
+		must.Eq(t, 23, b.wait(b.recover(l)).Code)
+	})
+	t.Run("shim and plugin killed", func(t *testing.T) {
+		b := b.on(t)
+		l := b.launch("/bin/sh", "-c", "sleep 0.3; exit 24")
+		b.abandon(l)
+		must.NoError(t, unix.Kill(b.state(l).ShimPid, unix.SIGKILL))
+		must.Eq(t, 24, b.wait(b.recover(l)).Code)
+	})
+	t.Run("shim, plugin and task killed", func(t *testing.T) {
+		b := b.on(t)
+		l := b.launch("/bin/sleep", "1000")
+		b.abandon(l)
+		state := b.state(l)
+		must.NoError(t, unix.Kill(state.ShimPid, unix.SIGKILL))
+		must.NoError(t, unix.Kill(state.Pid, unix.SIGKILL))
+		eventually(t, "the task is gone", func() bool { return !record.Alive(state.Pid, state.StartTime) })
+		_, err := b.sup.Recover(l.Dir)
+		must.ErrorIs(t, err, ErrGone)
+	})
+	t.Run("never started", func(t *testing.T) {
+		_, err := b.sup.Recover(b.on(t).launch("/bin/true").Dir)
+		must.ErrorIs(t, err, ErrGone)
+	})
+	t.Run("before a reboot", func(t *testing.T) {
+		b := b.on(t)
+		l := b.launch("/bin/true")
+		must.Zero(t, b.run(l).Code)
+		must.NoError(t, os.Remove(filepath.Join(l.Dir, record.ExitFile)))
+		launch, err := record.Read[record.Launch](l.Dir, record.LaunchFile)
+		must.NoError(t, err)
+		launch.BootID = "another"
+		must.NoError(t, record.Write(l.Dir, record.LaunchFile, launch))
+		_, err = b.sup.Recover(l.Dir)
+		must.ErrorIs(t, err, ErrGone)
+	})
+}
+
+// A shim that is killed takes neither the task nor its exit code nor its output along.
+func TestRootShimKilled(t *testing.T) {
+	b := newBench(t)
+	l := b.launch("/bin/sh", "-c", "i=0; while [ $i -lt 60 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; exit 77")
+	out := b.newFIFO("out").read(t)
+	l.Stdout = out.path
+	task := b.start(l)
+	for range 3 {
+		eventually(t, "the shim has ended its start", func() bool {
+			state := b.state(l)
+			return record.Alive(state.ShimPid, state.ShimStartTime)
+		})
+		must.NoError(t, unix.Kill(b.state(l).ShimPid, unix.SIGKILL))
+		time.Sleep(50 * time.Millisecond)
+	}
+	must.Eq(t, 77, b.wait(task).Code)
+	var want bytes.Buffer
+	for i := range 60 {
+		fmt.Fprintf(&want, "line %d\n", i)
+	}
+	eventually(t, "all lines have come", func() bool { return out.String() == want.String() })
+}
+
+// Without a new shim the pidfd alone tells how the task ended.
+func TestRootPidfdWitness(t *testing.T) {
+	b := newBench(t)
+	b.sup.conf.ShimPath = built.shim
+	l := b.launch("/bin/sh", "-c", "sleep 0.2; exit 78")
+	task := b.start(l)
+	b.sup.conf.ShimPath = "/nonexistent/shim"
+	must.NoError(t, unix.Kill(b.state(l).ShimPid, unix.SIGKILL))
+	got := b.wait(task)
+	must.Eq(t, Exit{Code: 78, At: got.At}, got)
+	must.Eq(t, 78, b.wait(b.recover(l)).Code)
+}
+
+// Whoever starts a task may be killed at any moment: afterwards the task runs and is recorded, or nothing is left.
+func TestRootKilledWhileStarting(t *testing.T) {
+	b := newBench(t)
+	var running, gone int
+	for i := range 24 {
+		l := b.launch("/bin/sleep", "1000")
+		cmd, _ := b.startElsewhere(l)
+		time.Sleep(time.Duration(5+2*i) * time.Millisecond)
+		must.NoError(t, cmd.Process.Kill())
+		_ = cmd.Wait()
+		task, err := b.sup.Recover(l.Dir)
+		if errors.Is(err, ErrGone) {
+			gone++
+			continue
+		}
+		must.NoError(t, err)
+		must.False(t, task.ended())
+		must.NoError(t, task.Signal(unix.SIGKILL))
+		must.Eq(t, 137, b.wait(task).Code)
+		must.NoError(t, task.Destroy(t.Context()))
+		running++
+	}
+	t.Logf("%d tasks ran, %d were gone", running, gone)
+}
+
+// A shim killed between create and start leaves a sandbox that nobody was told of.
+func TestRootKilledBetweenCreateAndStart(t *testing.T) {
+	b := newBench(t)
+	l := b.launch("/bin/sleep", "1000")
+	l.Lease = Lease{File: filepath.Join(b.root, "lease"), TTL: time.Hour}
+	b.abandon(l)
+	state := b.state(l)
+	must.NoError(t, unix.Kill(state.ShimPid, unix.SIGKILL))
+	_, err := b.sup.Recover(l.Dir)
+	must.ErrorIs(t, err, ErrGone)
+	must.False(t, record.Alive(state.Pid, state.StartTime))
+}
+
+// Processes in the cgroup that a new task is to have are killed before it starts.
+func TestRootOrphansInCgroup(t *testing.T) {
+	b := newBench(t)
+	first := b.start(b.launch("/bin/sleep", "1000"))
+	second := b.launch("/bin/true")
+	second.Spec.Linux.CgroupsPath = first.launch.CgroupsPath
+	task := b.start(second)
+	must.Zero(t, b.wait(task).Code)
+	must.Eq(t, 137, b.wait(first).Code)
+}
+
+func TestRootFastExits(t *testing.T) {
+	b := newBench(t)
+	for range 20 {
+		must.Zero(t, b.run(b.launch("/bin/true")).Code)
+	}
+}
