@@ -20,7 +20,7 @@ func (g *Gateway) self(_ http.ResponseWriter, _ *call) (any, error) {
 	return &api.AgentSelf{
 		Config: map[string]any{
 			"Region": "global", "Datacenter": "pool", "Version": map[string]any{"Version": build}, "ACL": map[string]any{"Enabled": true},
-			"UI": map[string]any{"Enabled": false, "Label": nil, "Consul": nil, "Vault": nil},
+			"UI": map[string]any{"Enabled": false, "ShowCLIHints": false},
 		},
 		Member: api.AgentMember{Name: "pool", Status: "alive", Tags: map[string]string{"build": build, "region": "global", "role": "pangaea"}},
 		Stats:  map[string]map[string]string{"nomad": {"server": "true"}},

@@ -27,11 +27,12 @@ func toStructs(from *api.Job) (*structs.Job, error) {
 // diffJobs compares two versions with Nomad's own code; before may be nil.
 func diffJobs(before, after *api.Job, contextual bool) (*structs.JobDiff, error) {
 	next, err := toStructs(plain(after))
-	if err != nil || before == nil {
-		if err != nil {
-			return nil, err
-		}
-		return (&structs.Job{}).Diff(next, contextual)
+	if err != nil {
+		return nil, err
+	}
+	if before == nil {
+		var none *structs.Job
+		return none.Diff(next, contextual)
 	}
 	old, err := toStructs(plain(before))
 	if err != nil {

@@ -130,7 +130,9 @@ func (g *Gateway) finishEval(j *job, failed map[string]*api.AllocationMetric) {
 	if eval := g.evals.byID[j.evalID]; eval != nil && eval.Status == api.EvalStatusPending {
 		g.setEval(eval, func(e *api.Evaluation) {
 			e.Status, e.FailedTGAllocs, e.QueuedAllocations = api.EvalStatusComplete, failed, queued
-			e.DeploymentID = g.deploymentID(j)
+			if j.known && !j.record.Stopped {
+				e.DeploymentID = g.deploymentID(j)
+			}
 			if len(failed) > 0 {
 				e.BlockedEval = j.blockedID
 			}

@@ -79,9 +79,10 @@ func (m *member) silence(now time.Time, s settings) time.Duration {
 	return now.Sub(m.heard)
 }
 
-// update takes news about allocations and returns the jobs that it is about.
-func (m *member) update(status pool.Status) []jobKey {
-	touched := map[jobKey]bool{}
+// update takes news about allocations and returns the jobs that it is about. Allocations get the pool's index in place
+// of their member's: tools compare it with that of the pool's evaluations.
+func (m *member) update(status pool.Status, index uint64) []jobKey {
+	touched, before := map[jobKey]bool{}, maps.Clone(m.allocs)
 	if status.Full {
 		for key := range m.byJob {
 			touched[key] = true
@@ -96,6 +97,10 @@ func (m *member) update(status pool.Status) []jobKey {
 		}
 		key := jobKey{stub.Namespace, stub.JobID}
 		touched[key] = true
+		stub.CreateIndex, stub.ModifyIndex = index, index
+		if old := before[stub.ID]; old != nil {
+			stub.CreateIndex = old.CreateIndex
+		}
 		m.allocs[stub.ID] = stub
 		if m.byJob[key] == nil {
 			m.byJob[key] = map[string]*api.AllocationListStub{}

@@ -47,9 +47,28 @@ func (g *Gateway) plan(spec *api.Job, withDiff bool) (*planReply, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot compare the job with the running one: %w", err)
 		}
+		annotate(diff, out.Annotations.DesiredTGUpdates)
 		out.Diff = diff
 	}
 	return out, nil
+}
+
+// annotate writes beside each group what would become of its allocations, in the words that the CLI colours.
+func annotate(diff *structs.JobDiff, updates map[string]*api.DesiredUpdates) {
+	for _, tg := range diff.TaskGroups {
+		update := updates[tg.Name]
+		if update == nil {
+			continue
+		}
+		tg.Updates = map[string]uint64{}
+		for word, count := range map[string]uint64{
+			"create": update.Place, "destroy": update.Stop, "ignore": update.Ignore, "create/destroy update": update.DestructiveUpdate,
+		} {
+			if count > 0 {
+				tg.Updates[word] = count
+			}
+		}
+	}
 }
 
 // emptyView is the view of a job that does not exist.

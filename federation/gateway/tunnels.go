@@ -239,7 +239,7 @@ func (g *Gateway) onStatus(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	g.hear(m)
-	for _, key := range m.update(status) {
+	for _, key := range m.update(status, g.index.next()) {
 		j := g.jobs[key]
 		if j == nil {
 			continue
