@@ -3,11 +3,11 @@
 //
 // A task's directory is root only and outlives every process that works on the task:
 //
-//	launch.json  written before anything runs, by the plugin's process
-//	state.json   written by the shim once the sandbox exists and before the task's program starts
-//	exit.json    written by the shim once the task has ended; never replaced once it is there
+//	launch  written before anything runs, by the plugin's process
+//	state   written by the shim once the sandbox exists and before the task's program starts
+//	exit    written by the shim once the task has ended; never replaced once it is there
 //
-// Each file is replaced whole: a temporary file, fsync, rename, fsync of the directory; so a reader sees the
+// A record is a text of lines, each a name and a value. Each file is replaced whole: a temporary file, fsync, rename, fsync of the directory; so a reader sees the
 // old one, the new one or none, also after a power cut.
 //
 // Decide is a pure function of those records and of a few facts about processes and cgroups, so that its whole

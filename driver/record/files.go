@@ -1,17 +1,15 @@
 package record
 
 import (
-	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 )
 
 // Names of the records in a task's directory.
 const (
-	LaunchFile = "launch.json"
-	StateFile  = "state.json"
-	ExitFile   = "exit.json"
+	LaunchFile = "launch"
+	StateFile  = "state"
+	ExitFile   = "exit"
 )
 
 // Version is written into every record, so that a later program knows what it reads.
@@ -19,69 +17,94 @@ const Version = 1
 
 // Launch says how a task is to run; it holds no secrets, for the sandbox's environment is in the bundle.
 type Launch struct {
-	Version      int      `json:"version"`
-	ID           string   `json:"id"`
-	BootID       string   `json:"boot_id"`
-	Shim         string   `json:"shim"`
-	Runtime      string   `json:"runtime"`
-	RuntimeKind  string   `json:"runtime_kind"`
-	RuntimeArgs  []string `json:"runtime_args,omitempty"`
-	Stdout       string   `json:"stdout,omitempty"`
-	Stderr       string   `json:"stderr,omitempty"`
-	StdioUID     int      `json:"stdio_uid"`
-	StdioGID     int      `json:"stdio_gid"`
-	CgroupsPath  string   `json:"cgroups_path"`
-	CpusetCgroup string   `json:"cpuset_cgroup,omitempty"`
-	LeaseFile    string   `json:"lease_file,omitempty"`
-	LeaseTTLMs   int64    `json:"lease_ttl_ms,omitempty"`
+	Version              int
+	ID, BootID           string
+	Shim                 string
+	Runtime, RuntimeKind string
+	RuntimeArgs          []string
+	Stdout, Stderr       string // Paths of Nomad's log FIFOs.
+	StdioUID, StdioGID   int
+	CgroupsPath          string
+	CpusetCgroup         string
+	LeaseFile            string
+	LeaseTTLMs           int64
+}
+
+func (l *Launch) fields() []field {
+	return []field{
+		{"version", &l.Version}, {"id", &l.ID}, {"boot_id", &l.BootID}, {"shim", &l.Shim},
+		{"runtime", &l.Runtime}, {"runtime_kind", &l.RuntimeKind}, {"runtime_arg", &l.RuntimeArgs},
+		{"stdout", &l.Stdout}, {"stderr", &l.Stderr}, {"stdio_uid", &l.StdioUID}, {"stdio_gid", &l.StdioGID},
+		{"cgroups_path", &l.CgroupsPath}, {"cpuset_cgroup", &l.CpusetCgroup},
+		{"lease_file", &l.LeaseFile}, {"lease_ttl_ms", &l.LeaseTTLMs},
+	}
 }
 
 // State says which processes a task consists of. A pid means nothing without its start time.
 type State struct {
-	Version       int    `json:"version"`
-	ID            string `json:"id"`
-	BootID        string `json:"boot_id"`
-	Pid           int    `json:"pid"`
-	StartTime     uint64 `json:"start_time"`
-	ShimPid       int    `json:"shim_pid"`
-	ShimStartTime uint64 `json:"shim_start_time"`
-	CreatedUnixNs int64  `json:"created_unix_ns"`
-	OOMBaseline   uint64 `json:"oom_baseline"`
+	Version       int
+	ID, BootID    string
+	Pid           int
+	StartTime     uint64
+	ShimPid       int
+	ShimStartTime uint64
+	CreatedUnixNs int64
+	OOMBaseline   uint64 // What the cgroup's OOM counter said before the task started.
+}
+
+func (s *State) fields() []field {
+	return []field{
+		{"version", &s.Version}, {"id", &s.ID}, {"boot_id", &s.BootID},
+		{"pid", &s.Pid}, {"start_time", &s.StartTime}, {"shim_pid", &s.ShimPid}, {"shim_start_time", &s.ShimStartTime},
+		{"created_unix_ns", &s.CreatedUnixNs}, {"oom_baseline", &s.OOMBaseline},
+	}
 }
 
 // Exit says how a task ended.
 type Exit struct {
-	Version int `json:"version"`
+	Version int
 	// Code is the exit code, 128+Signal if a signal ended the task.
-	Code      int  `json:"code"`
-	Signal    int  `json:"signal,omitempty"`
-	OOMKilled bool `json:"oom_killed,omitempty"`
+	Code, Signal int
+	OOMKilled    bool
 	// LeaseExpired says that the shim killed the task because its lease ran out.
-	LeaseExpired bool `json:"lease_expired,omitempty"`
+	LeaseExpired bool
 	// Unknown says that the task has ended and nobody saw how.
-	Unknown bool `json:"unknown,omitempty"`
+	Unknown bool
 	// Error says why the task's program never ran.
-	Error           string `json:"error,omitempty"`
-	AtUnixNs        int64  `json:"at_unix_ns"`
-	DroppedLogBytes int64  `json:"dropped_log_bytes,omitempty"`
+	Error           string
+	AtUnixNs        int64
+	DroppedLogBytes int64
+}
+
+func (e *Exit) fields() []field {
+	return []field{
+		{"version", &e.Version}, {"code", &e.Code}, {"signal", &e.Signal}, {"oom_killed", &e.OOMKilled},
+		{"lease_expired", &e.LeaseExpired}, {"unknown", &e.Unknown}, {"error", &e.Error},
+		{"at_unix_ns", &e.AtUnixNs}, {"dropped_log_bytes", &e.DroppedLogBytes},
+	}
+}
+
+// File is a pointer to one of the records.
+type File interface {
+	*Launch | *State | *Exit
+	fields() []field
 }
 
 // Write replaces the record called name in dir, durably.
-func Write(dir, name string, value any) error {
-	data, err := json.Marshal(value)
-	if err != nil {
-		return fmt.Errorf("cannot encode record %s: %w", name, err)
-	}
+func Write[F File](dir, name string, value F) error {
 	tmp := filepath.Join(dir, "."+name+".new")
-	err = writeSynced(tmp, append(data, '\n'))
+	err := writeSynced(tmp, encode(value.fields()))
 	if err != nil {
-		return fmt.Errorf("cannot write record %s: %w", name, err)
+		return &fileError{"write record " + name, err}
 	}
 	err = os.Rename(tmp, filepath.Join(dir, name))
-	if err != nil {
-		return fmt.Errorf("cannot put record %s in place: %w", name, err)
+	if err == nil {
+		err = syncDir(dir)
 	}
-	return syncDir(dir)
+	if err != nil {
+		return &fileError{"put record " + name + " in place", err}
+	}
+	return nil
 }
 
 func writeSynced(path string, data []byte) error {
@@ -104,26 +127,42 @@ func writeSynced(path string, data []byte) error {
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
-		return fmt.Errorf("cannot open the task directory: %w", err)
+		return err
 	}
 	err = d.Sync()
 	closeErr := d.Close()
 	if err != nil {
-		return fmt.Errorf("cannot sync the task directory: %w", err)
+		return err
 	}
 	return closeErr
 }
 
-// Read reads one record of dir; a missing record is os.ErrNotExist.
-func Read[T Launch | State | Exit](dir, name string) (*T, error) {
+// ReadLaunch, ReadState and ReadExit read the records of dir; a missing one is os.ErrNotExist.
+func ReadLaunch(dir string) (*Launch, error) { return read(dir, LaunchFile, new(Launch)) }
+
+// ReadState reads which processes a task consists of.
+func ReadState(dir string) (*State, error) { return read(dir, StateFile, new(State)) }
+
+// ReadExit reads how a task ended.
+func ReadExit(dir string) (*Exit, error) { return read(dir, ExitFile, new(Exit)) }
+
+func read[F File](dir, name string, into F) (F, error) {
 	data, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil {
 		return nil, err
 	}
-	value := new(T)
-	err = json.Unmarshal(data, value)
+	err = decode(string(data), into.fields())
 	if err != nil {
-		return nil, fmt.Errorf("cannot decode record %s: %w", name, err)
+		return nil, &fileError{"read record " + name, err}
 	}
-	return value, nil
+	return into, nil
 }
+
+// fileError is fmt.Errorf without fmt, which costs the shim memory.
+type fileError struct {
+	doing string
+	err   error
+}
+
+func (e *fileError) Error() string { return "cannot " + e.doing + ": " + e.err.Error() }
+func (e *fileError) Unwrap() error { return e.err }

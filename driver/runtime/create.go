@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -147,14 +148,9 @@ func forgetCpuset(stateFile string) error {
 	return nil
 }
 
-// control is the conversation with the shim over one socket, a message each: {pid}, go, {error or none}.
+// control is the conversation with the shim over one socket, in lines: we say "created" and the init's pid, it says
+// go, and we say "started", or "error" and why not.
 type control struct{ file *os.File }
-
-// reply is a message to the shim.
-type reply struct {
-	Pid   int    `json:"pid,omitempty"`
-	Error string `json:"error,omitempty"`
-}
 
 func openControl(fd int) control {
 	if fd < 0 {
@@ -163,12 +159,8 @@ func openControl(fd int) control {
 	return control{file: os.NewFile(uintptr(fd), "control")}
 }
 
-func (c control) say(r reply) error {
-	line, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	_, err = c.file.Write(append(line, '\n'))
+func (c control) say(word, text string) error {
+	_, err := c.file.WriteString(word + " " + strings.ReplaceAll(text, "\n", " ") + "\n")
 	return err
 }
 
@@ -182,7 +174,7 @@ func (c control) startOnGo(container *libcontainer.Container, process *libcontai
 	if err != nil {
 		return err
 	}
-	err = c.say(reply{Pid: pid})
+	err = c.say("created", strconv.Itoa(pid))
 	if err != nil {
 		return err
 	}
@@ -199,11 +191,11 @@ func (c control) finish(failure *error) {
 	if c.file == nil {
 		return
 	}
-	var last reply
-	if *failure != nil {
-		last.Error = (*failure).Error()
+	if *failure == nil {
+		_ = c.say("started", "")
+		return
 	}
-	if c.say(last) == nil {
+	if c.say("error", (*failure).Error()) == nil {
 		*failure = nil
 	}
 }

@@ -3,10 +3,10 @@
 //
 // It has the OCI runtime create the sandbox with pipes that it made, records what runs, lets the runtime start the
 // task's program, carries the task's output to Nomad's log FIFOs, reaps, and writes how the task ended. It is
-// called with the task's directory, whose launch.json says all else, and tells descriptor 3 in one line whether
+// called with the task's directory, whose launch says all else, and tells descriptor 3 in one line whether
 // the task has started. With --adopt it takes over a task whose shim was killed.
 //
-// On disk it owns, in that directory: state.json, exit.json, stdout.fifo, stderr.fifo, shim.lock.
+// On disk it owns, in that directory: state, exit, stdout.fifo, stderr.fifo, shim.lock.
 //
 // Invariants: the state is on disk before the program starts; a stalled or dead log reader never blocks the task
 // for longer than a second and never kills it; what is thrown away is counted; nothing of the task outlives its init.

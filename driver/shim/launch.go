@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -78,9 +77,13 @@ func (s *shim) launchOwn() error {
 		return err
 	}
 	talk := conversation{fd: pair[0]}
-	created, err := talk.next()
+	pid := 0
+	text, err := talk.next("created")
 	if err == nil {
-		err = s.record(created.Pid)
+		pid, err = strconv.Atoi(text)
+	}
+	if err == nil {
+		err = s.record(pid)
 	}
 	if err == nil {
 		err = s.admit(talk.letGo)
@@ -221,38 +224,32 @@ func (s *shim) startedOrFailed() error {
 	return nil
 }
 
-// reply is a message from our runtime.
-type reply struct {
-	Pid   int    `json:"pid"`
-	Error string `json:"error"`
-}
-
-// conversation is what we and our runtime say to each other: it says the pid, we say go, it says how that went.
+// conversation is what we and our runtime say to each other, in lines: it says the pid, we say go, and it says
+// that the program started, or why not.
 type conversation struct {
 	fd   int
 	rest []byte
 }
 
-// next reads one line.
-func (c *conversation) next() (reply, error) {
-	var r reply
-	buffer := make([]byte, 512)
+// next reads one line and returns what comes after its first word, which must be the expected one.
+func (c *conversation) next(expected string) (string, error) {
+	var buffer [512]byte
 	for {
 		end := slices.Index(c.rest, '\n')
 		if end >= 0 {
-			err := json.Unmarshal(c.rest[:end], &r)
+			word, text, _ := strings.Cut(string(c.rest[:end]), " ")
 			c.rest = c.rest[end+1:]
-			if err == nil && r.Error != "" {
-				err = errors.New(r.Error)
+			if word != expected {
+				return "", errors.New(text)
 			}
-			return r, err
+			return text, nil
 		}
-		n, err := unix.Read(c.fd, buffer)
+		n, err := unix.Read(c.fd, buffer[:])
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil || n <= 0 {
-			return r, errors.New("the runtime died")
+			return "", errors.New("the runtime died")
 		}
 		c.rest = append(c.rest, buffer[:n]...)
 	}
@@ -263,6 +260,6 @@ func (c *conversation) letGo() error {
 	if err != nil {
 		return wrap("talk to the runtime", err)
 	}
-	_, err = c.next()
+	_, err = c.next("started")
 	return err
 }

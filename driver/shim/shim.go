@@ -39,7 +39,7 @@ func (s *shim) setUp() error {
 	if err != nil {
 		return err
 	}
-	s.conf, err = record.Read[record.Launch](s.dir, record.LaunchFile)
+	s.conf, err = record.ReadLaunch(s.dir)
 	if err != nil {
 		return err
 	}
@@ -85,12 +85,12 @@ func (s *shim) writeState() error {
 		return wrap("find this process", err)
 	}
 	s.state.ShimPid, s.state.ShimStartTime = os.Getpid(), own
-	return record.Write(s.dir, record.StateFile, s.state)
+	return record.Write(s.dir, record.StateFile, &s.state)
 }
 
 // adopt takes over a running task whose shim was killed.
 func (s *shim) adopt() error {
-	state, err := record.Read[record.State](s.dir, record.StateFile)
+	state, err := record.ReadState(s.dir)
 	if err != nil {
 		return err
 	}

@@ -118,8 +118,8 @@ func (s *shim) drain() {
 }
 
 // exit is the record of the task's end.
-func (s *shim) exit(at time.Time) record.Exit {
-	exit := record.Exit{
+func (s *shim) exit(at time.Time) *record.Exit {
+	exit := &record.Exit{
 		Version: record.Version, AtUnixNs: at.UnixNano(), Error: s.error,
 		LeaseExpired: s.lease.expired, Unknown: !s.reaped,
 	}

@@ -5,7 +5,7 @@
 // is start shims, read their records and signal, stop, measure and enter the sandboxes.
 //
 // On disk it owns nothing but what lies in a task's Dir, which the caller makes (root only, on a disk) and
-// removes after Destroy: config.json (the OCI bundle's), state.json, exit.json and the shim's log.
+// removes after Destroy: config.json (the OCI bundle's), state, exit and the shim's log.
 //
 // Invariants: nothing runs that is not recorded; a process is signalled only through a pidfd whose start time
 // is the recorded one, so a reused pid is never hit; an exit code, once known, is never replaced.

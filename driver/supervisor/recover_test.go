@@ -74,7 +74,7 @@ func (b *bench) recover(l Launch) *Task {
 
 func (b *bench) state(l Launch) *record.State {
 	b.t.Helper()
-	state, err := record.Read[record.State](l.Dir, record.StateFile)
+	state, err := record.ReadState(l.Dir)
 	must.NoError(b.t, err)
 	return state
 }
@@ -133,7 +133,7 @@ func TestRootRecover(t *testing.T) {
 		l := b.launch("/bin/true")
 		must.Zero(t, b.run(l).Code)
 		must.NoError(t, os.Remove(filepath.Join(l.Dir, record.ExitFile)))
-		launch, err := record.Read[record.Launch](l.Dir, record.LaunchFile)
+		launch, err := record.ReadLaunch(l.Dir)
 		must.NoError(t, err)
 		launch.BootID = "another"
 		must.NoError(t, record.Write(l.Dir, record.LaunchFile, launch))

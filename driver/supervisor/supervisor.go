@@ -66,7 +66,7 @@ func (s *Supervisor) Start(ctx context.Context, l Launch) (*Task, error) {
 
 // attach makes a Task of the state that a shim has written.
 func (s *Supervisor) attach(dir string, launch *record.Launch, group cgroup.Task) (*Task, error) {
-	state, err := record.Read[record.State](dir, record.StateFile)
+	state, err := record.ReadState(dir)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the task's state: %w", err)
 	}
@@ -85,7 +85,7 @@ func (s *Supervisor) attach(dir string, launch *record.Launch, group cgroup.Task
 // Recover finds the task whose records lie in dir: running, or ended with a known exit. It fails with
 // ErrGone when nothing is left and no exit code can be told; what no one can account for is killed.
 func (s *Supervisor) Recover(dir string) (*Task, error) {
-	launch, err := record.Read[record.Launch](dir, record.LaunchFile)
+	launch, err := record.ReadLaunch(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, ErrGone
 	}
@@ -132,7 +132,7 @@ func (s *Supervisor) ended(dir string, launch *record.Launch, group cgroup.Task)
 	} else if err != nil {
 		return nil, err
 	}
-	exit, err := record.Read[record.Exit](dir, record.ExitFile)
+	exit, err := record.ReadExit(dir)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read how the task ended: %w", err)
 	}
@@ -150,14 +150,14 @@ func facts(dir string, launch *record.Launch, group cgroup.Task) record.Facts {
 	// and must not be taken for one that was started and lives.
 	f.Started = hasStarted(dir, launch.ID)
 	// The exit record is looked for last: a task that ends meanwhile is then seen as ended or as still running.
-	state, err := record.Read[record.State](dir, record.StateFile)
+	state, err := record.ReadState(dir)
 	f.HasState = err == nil
 	if f.HasState {
 		f.InitAlive = record.Alive(state.Pid, state.StartTime)
 		f.ShimAlive = record.Alive(state.ShimPid, state.ShimStartTime)
 	}
 	f.Populated = len(group.Pids()) > 0
-	_, err = record.Read[record.Exit](dir, record.ExitFile)
+	_, err = record.ReadExit(dir)
 	f.HasExit = err == nil
 	return f
 }
@@ -173,7 +173,7 @@ func hasStarted(dir, id string) bool {
 func awaitStart(dir string, launch *record.Launch) {
 	for deadline := time.Now().Add(cleanTimeout); time.Now().Before(deadline); {
 		started := launch.LeaseTTLMs > 0 || hasStarted(dir, launch.ID)
-		state, err := record.Read[record.State](dir, record.StateFile)
+		state, err := record.ReadState(dir)
 		runs := err == nil && started && record.Alive(state.Pid, state.StartTime)
 		// A shim whose task has ended, or will not start, is about to go.
 		if runs || !locked(filepath.Join(dir, shimLock)) {

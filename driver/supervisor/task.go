@@ -62,7 +62,7 @@ func (t *Task) watch(shim *shimProcess) {
 			if shim != nil {
 				shim.reap()
 			}
-			exit, err := record.Read[record.Exit](t.dir, record.ExitFile)
+			exit, err := record.ReadExit(t.dir)
 			if err == nil {
 				t.finish(exit)
 				return
