@@ -1,0 +1,74 @@
+package supervisor
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/shoenig/test/must"
+)
+
+// BenchmarkRootStart is what a task costs from launch until its program runs, and until its exit is known.
+func BenchmarkRootStart(b *testing.B) {
+	bench := newBench(b)
+	for _, stage := range []string{"start", "start+exit", "start+exit+destroy"} {
+		b.Run(stage, func(b *testing.B) {
+			bench := bench.on(b)
+			for range b.N {
+				b.StopTimer()
+				l := bench.launch("/bin/true")
+				b.StartTimer()
+				task, err := bench.sup.Start(b.Context(), l)
+				must.NoError(b, err)
+				if stage == "start" {
+					b.StopTimer()
+				}
+				bench.wait(task)
+				if stage == "start+exit" {
+					b.StopTimer()
+				}
+				must.NoError(b, task.Destroy(b.Context()))
+				b.StartTimer()
+			}
+		})
+	}
+}
+
+// What runs once per task must be small: all of it is the shim.
+func TestRootMemoryPerTask(t *testing.T) {
+	b := newBench(t)
+	const tasks, mostPSS = 20, 1 << 20
+	var launches []Launch
+	for range tasks {
+		l := b.launch("/bin/sleep", "1000")
+		l.Stdout, l.Stderr = b.newFIFO(l.ID+"-out").path, b.newFIFO(l.ID+"-err").path
+		b.start(l)
+		launches = append(launches, l)
+	}
+	var pss, dirty int
+	for _, l := range launches {
+		usage := rollup(t, b.state(l).ShimPid)
+		pss += usage["Pss:"]
+		dirty += usage["Private_Dirty:"]
+	}
+	t.Logf("per task: PSS %d KiB, private dirty %d KiB", pss/tasks>>10, dirty/tasks>>10)
+	must.Less(t, mostPSS, pss/tasks)
+}
+
+// rollup reads a process's memory, in bytes.
+func rollup(t *testing.T, pid int) map[string]int {
+	t.Helper()
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/smaps_rollup")
+	must.NoError(t, err)
+	usage := map[string]int{}
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Fields(line)
+		if len(fields) == 3 {
+			kib, err := strconv.Atoi(fields[1])
+			must.NoError(t, err)
+			usage[fields[0]] = kib << 10
+		}
+	}
+	return usage
+}
