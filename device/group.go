@@ -36,6 +36,10 @@ func groupName(u unit, groupBy string) string {
 	return u.name
 }
 
+// reasonKey begins the attribute that shows why a GPU is not offered: nomad node status -verbose prints a group's attributes, but
+// health descriptions only with -json. Nomad leaves attributes of this namespace out of the node's class.
+const reasonKey = "unique.unhealthy."
+
 func group(name string, units []unit, m nvml.Machine) *device.DeviceGroup {
 	g := &device.DeviceGroup{Vendor: vendor, Type: deviceType, Name: name, Attributes: make(map[string]*structs.Attribute)}
 	seen := make(map[string]int)
@@ -45,6 +49,9 @@ func group(name string, units []unit, m nvml.Machine) *device.DeviceGroup {
 			d.HwLocality = &device.DeviceLocality{PciBusID: u.busID}
 		}
 		g.Devices = append(g.Devices, d)
+		if !u.healthy {
+			g.Attributes[reasonKey+u.id] = structs.NewStringAttribute(u.reason)
+		}
 		for key, a := range attributes(u, m) {
 			merge(g.Attributes, key, a, seen[key] == 0)
 			seen[key]++

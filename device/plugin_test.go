@@ -95,7 +95,10 @@ func TestPluginOverGRPC(t *testing.T) {
 	sick := healthOf(second.Devices[0], s.GPUs[1].UUID)
 	must.False(t, sick.Healthy)
 	must.StrHasPrefix(t, "fallen off the bus", sick.HealthDesc)
-	must.Eq(t, g.Attributes, second.Devices[0].Attributes, must.Sprint("attributes outlast sickness"))
+	attributes := second.Devices[0].Attributes
+	must.Eq(t, sick.HealthDesc, *attributes["unique.unhealthy."+sick.ID].String, must.Sprint("what nomad node status -verbose shows"))
+	delete(attributes, "unique.unhealthy."+sick.ID)
+	must.Eq(t, g.Attributes, attributes, must.Sprint("attributes outlast sickness"))
 	_, err = p.Reserve([]string{s.GPUs[1].UUID})
 	must.ErrorContains(t, err, "it is unhealthy: fallen off the bus")
 
