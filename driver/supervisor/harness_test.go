@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -78,9 +79,9 @@ func newBench(t testing.TB) *bench {
 	must.NoError(t, err)
 	// The sandbox's root user must be able to walk to its root file system.
 	must.NoError(t, os.Chmod(b.root, 0o711))
-	b.before = look(t)
+	b.before = look(t, b.root)
 	t.Cleanup(func() {
-		b.before.compare(t)
+		b.before.compare(t, b.root)
 		removeParents()
 		must.NoError(t, os.RemoveAll(b.root))
 	})
@@ -255,25 +256,26 @@ func eventually(t testing.TB, what string, holds func() bool) {
 // leftovers is what a test must not leave more of.
 type leftovers struct{ processes, cgroups, mounts, fds []string }
 
-func look(t testing.TB) leftovers {
+func look(t testing.TB, root string) leftovers {
 	t.Helper()
 	var l leftovers
 	out, err := exec.Command("ps", "-e", "-o", "args=").Output()
 	must.NoError(t, err)
 	for line := range strings.Lines(string(out)) {
-		if strings.Contains(line, "pangaea-shim") || strings.Contains(line, "pangaea-runtime") || strings.Contains(line, "runc:[") {
+		if strings.Contains(line, root) {
 			l.processes = append(l.processes, strings.TrimSpace(line))
 		}
 	}
-	l.cgroups, err = filepath.Glob(cgroup.Root + "/*/pangaea-test/*/")
+	pid := strconv.Itoa(os.Getpid())
+	l.cgroups, err = filepath.Glob(cgroup.Root + "/*/pangaea-test/t"+pid+"-*/")
 	must.NoError(t, err)
-	more, err := filepath.Glob(cgroup.Root + "/pangaea-test/*/")
+	more, err := filepath.Glob(cgroup.Root + "/pangaea-test/t"+pid+"-*/")
 	must.NoError(t, err)
 	l.cgroups = append(l.cgroups, more...)
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	must.NoError(t, err)
 	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, "pangaea-supervisor-") {
+		if strings.Contains(line, root) {
 			l.mounts = append(l.mounts, line)
 		}
 	}
@@ -297,11 +299,11 @@ func removeParents() {
 	}
 }
 
-func (l leftovers) compare(t testing.TB) {
+func (l leftovers) compare(t testing.TB, root string) {
 	t.Helper()
 	var now leftovers
 	for range 200 {
-		now = look(t)
+		now = look(t, root)
 		if len(now.processes) <= len(l.processes) && len(now.fds) <= len(l.fds) {
 			break
 		}
