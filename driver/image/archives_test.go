@@ -25,8 +25,10 @@ type zstdLayer struct {
 	body []byte
 }
 
-func (z zstdLayer) Compressed() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(z.body)), nil }
-func (z zstdLayer) Size() (int64, error)               { return int64(len(z.body)), nil }
+func (z zstdLayer) Compressed() (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(z.body)), nil
+}
+func (z zstdLayer) Size() (int64, error) { return int64(len(z.body)), nil }
 func (z zstdLayer) MediaType() (types.MediaType, error) {
 	return types.OCILayerZStd, nil
 }

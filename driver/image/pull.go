@@ -76,6 +76,7 @@ func (s *Store) pull(ctx context.Context, r reference, req PullRequest, t *track
 	if p.close != nil {
 		defer p.close()
 	}
+	p.ref = r.text
 	img, err := s.lookupDigest(r.text, p.digest)
 	if err == nil {
 		return img, s.record(r, img)
@@ -144,7 +145,7 @@ func (s *Store) fetchLayers(ctx context.Context, p *plan, t *tracker) error {
 			return fmt.Errorf("%w: its layers alone have more than %d bytes", layer.ErrTooLarge, s.opts.MaxImageBytes)
 		}
 	}
-	t.update(true, func(pr *Progress) { pr.Ref, pr.Layers, pr.TotalBytes = p.digest, len(missing), total })
+	t.update(true, func(pr *Progress) { pr.Ref, pr.Layers, pr.TotalBytes = p.ref, len(missing), total })
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelLayers)
 	for _, l := range missing {

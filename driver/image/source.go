@@ -24,6 +24,7 @@ const (
 
 // plan is an image before its layers are here: what to fetch and what it must turn out to be.
 type plan struct {
+	ref    string
 	digest string
 	config *v1.ConfigFile
 	layers []layerPlan // bottom first

@@ -51,7 +51,9 @@ func content(ctx context.Context, err error) error {
 
 // pathFault finds the system errors that only a malformed path in the archive can cause.
 func pathFault(err error) error {
-	for _, e := range []error{unix.ELOOP, unix.ENOTDIR, unix.EXDEV, unix.ENAMETOOLONG, unix.EISDIR, unix.EINVAL} {
+	for _, e := range []error{
+		unix.ELOOP, unix.ENOTDIR, unix.EXDEV, unix.ENAMETOOLONG, unix.EISDIR, unix.EINVAL, unix.EEXIST, unix.ENOENT,
+	} {
 		if errors.Is(err, e) {
 			return fmt.Errorf("%w: %w", ErrHostile, err)
 		}
