@@ -38,9 +38,10 @@ type Config struct {
 
 // ConsulConfig says how to reach the pool's Consul.
 type ConsulConfig struct {
-	Address   string `hcl:"address,optional"`
-	TokenFile string `hcl:"token_file,optional"`
-	CAFile    string `hcl:"ca_file,optional"`
+	Address     string `hcl:"address,optional"`
+	GRPCAddress string `hcl:"grpc_address,optional"` // default the same host, at address's port + 2
+	TokenFile   string `hcl:"token_file,optional"`
+	CAFile      string `hcl:"ca_file,optional"`
 }
 
 // RelayConfig says where the workers of gangs reach the agent.
@@ -144,7 +145,9 @@ func (c Config) place() pool.Place {
 }
 
 func (c Config) stateConfig() state.Config {
-	return state.Config{Address: c.Consul.Address, TokenFile: c.Consul.TokenFile, CAFile: c.Consul.CAFile}
+	return state.Config{
+		Address: c.Consul.Address, GRPCAddress: c.Consul.GRPCAddress, TokenFile: c.Consul.TokenFile, CAFile: c.Consul.CAFile,
+	}
 }
 
 func (c Config) relayConfig() relay.Config {

@@ -74,7 +74,7 @@ func (p *placements) Reserve(ctx context.Context, request pool.ReserveRequest) (
 	}
 	job, err := p.prepare(ctx, request.PlacementRef, request.Job, request.Groups)
 	if err != nil {
-		return refusal(err)
+		return pool.ReserveReply{Reason: err.Error()}, nil
 	}
 	plan, err := p.cluster.Plan(ctx, job)
 	if err != nil {
@@ -95,14 +95,6 @@ func (p *placements) Reserve(ctx context.Context, request pool.ReserveRequest) (
 	}
 	p.watcher.wake()
 	return pool.ReserveReply{Granted: true}, nil
-}
-
-// refusal turns the owner's no into an answer; other errors stay errors.
-func refusal(err error) (pool.ReserveReply, error) {
-	if errors.Is(err, errPolicy) || errors.Is(err, nomad.ErrUnavailable) {
-		return pool.ReserveReply{Reason: err.Error()}, nil
-	}
-	return pool.ReserveReply{}, err
 }
 
 func demands(job *api.Job) map[string]held {

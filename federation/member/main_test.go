@@ -1,0 +1,16 @@
+package member
+
+import (
+	"strconv"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"), // idle keep-alive connections of Nomad's client
+		goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"))
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }
