@@ -16,6 +16,7 @@ import (
 type Config struct {
 	BindAddr  string     `hcl:"bind_addr,optional"` // default 127.0.0.1
 	LogLevel  string     `hcl:"log_level,optional"` // default info
+	Addresses *Addresses `hcl:"addresses,block"`
 	Ports     *Ports     `hcl:"ports,block"`
 	Advertise *Advertise `hcl:"advertise,block"`
 	TLS       *TLS       `hcl:"tls,block"`
@@ -25,6 +26,12 @@ type Config struct {
 
 	// Now is the clock, for tests.
 	Now func() time.Time
+}
+
+// Addresses are where the gateway listens, where that is not bind_addr.
+type Addresses struct {
+	HTTP   string `hcl:"http,optional"`   // Nomad's API
+	Tunnel string `hcl:"tunnel,optional"` // members
 }
 
 // Ports are where the gateway listens. -1 takes any free port.
@@ -99,6 +106,7 @@ func (c Config) Validate() error {
 }
 
 func (c Config) settings() (settings, error) {
+	addresses := orZero(c.Addresses)
 	ports, advertise, clocks, limits, consul := orZero(c.Ports), orZero(c.Advertise), orZero(c.Clocks), orZero(c.Limits), orZero(c.Consul)
 	var errs []error
 	duration := func(name, text string, def time.Duration) time.Duration {
@@ -113,7 +121,7 @@ func (c Config) settings() (settings, error) {
 	}
 	host := or(c.BindAddr, "127.0.0.1")
 	s := settings{
-		http: join(host, ports.HTTP, 4646), tunnel: join(host, ports.Tunnel, 4649),
+		http: join(or(addresses.HTTP, host), ports.HTTP, 4646), tunnel: join(or(addresses.Tunnel, host), ports.Tunnel, 4649),
 		advertiseHTTP: advertise.HTTP, advertiseTunnel: advertise.Tunnel, tls: c.TLS,
 		suspect:  duration("clocks.suspect_after", clocks.SuspectAfter, 5*time.Second),
 		detached: duration("clocks.detached_after", clocks.DetachedAfter, 15*time.Second),
