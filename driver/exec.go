@@ -41,6 +41,8 @@ func (d *Driver) ExecTask(id string, cmd []string, timeout time.Duration) (*driv
 
 // ExecTaskStreaming runs a program in a task's sandbox with its input and output on the caller's streams.
 func (d *Driver) ExecTaskStreaming(ctx context.Context, id string, o *drivers.ExecOptions) (*drivers.ExitResult, error) {
+	// Closed last, and only to end whoever still reads it: input that comes after the end is no error.
+	defer o.Stdin.Close()
 	defer o.Stdout.Close()
 	defer o.Stderr.Close()
 	h, ok := d.task(id)

@@ -23,7 +23,14 @@ func applyProcess(s *specs.Spec, t *Task, h *Host) error {
 	s.Process.Cwd = t.Cwd
 	s.Process.NoNewPrivileges = true
 	s.Process.OOMScoreAdj = &oom
-	s.Process.User = specs.User{UID: t.User.UID, GID: t.User.GID, AdditionalGids: slices.Clone(t.User.Groups)}
+	// The primary group is listed too: a program that changes it must not lose what the group is denied (CVE-2022-2989).
+	groups := []uint32{t.User.GID}
+	for _, g := range t.User.Groups {
+		if !slices.Contains(groups, g) {
+			groups = append(groups, g)
+		}
+	}
+	s.Process.User = specs.User{UID: t.User.UID, GID: t.User.GID, AdditionalGids: groups}
 	return nil
 }
 

@@ -1,0 +1,309 @@
+package driver
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"log"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/nomad/helper/uuid"
+	"github.com/hashicorp/nomad/nomad/structs"
+	"github.com/hashicorp/nomad/plugins/base"
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/hashicorp/nomad/plugins/drivers/testutils"
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+)
+
+// world is what a root test runs in: a registry with images, a state directory, a cgroup of its own.
+type world struct {
+	t        *testing.T
+	registry string // host:port
+	state    string
+	parent   string // name of the cgroup that stands in for Nomad's
+	config   Config
+	driver   *Driver
+	harness  *testutils.DriverHarness
+}
+
+// programs builds the shim and the runtime once, beside nothing but each other.
+func programs() (dir string, err error) {
+	dir, err = os.MkdirTemp("/var/tmp", "pangaea-driver-programs-")
+	if err != nil {
+		return "", err
+	}
+	builds := [][]string{
+		{"CGO_ENABLED=0", "-o", filepath.Join(dir, shimName), "./shim"},
+		{"CGO_ENABLED=1", "-tags", "seccomp", "-o", filepath.Join(dir, runtimeName), "./runtime"},
+	}
+	for _, b := range builds {
+		cmd := exec.Command("go", append([]string{"build"}, b[1:]...)...)
+		cmd.Env = append(os.Environ(), b[0])
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return dir, fmt.Errorf("cannot build %s: %w\n%s", b[len(b)-1], err, out)
+		}
+	}
+	return dir, nil
+}
+
+// newWorld starts a driver behind Nomad's own gRPC, and promises to leave nothing behind.
+func newWorld(t *testing.T, change func(*Config)) *world {
+	t.Helper()
+	must.Zero(t, os.Geteuid(), must.Sprint("root tests must run as root"))
+	before := mounts(t)
+	w := &world{t: t, registry: newRegistry(t), parent: fmt.Sprintf("pangaea-test-%d", os.Getpid())}
+	var err error
+	w.state, err = os.MkdirTemp("/var/tmp", "pangaea-driver-")
+	must.NoError(t, err)
+	// The sandbox's mapped users must be able to walk to their root file systems.
+	must.NoError(t, os.Chmod(w.state, 0o711))
+	w.config = Config{
+		StateDir: w.state, InsecureRegistries: []string{w.registry},
+		ShimPath: filepath.Join(built, shimName), RuntimePath: filepath.Join(built, runtimeName),
+	}
+	if change != nil {
+		change(&w.config)
+	}
+	w.makeCpuset(t)
+	t.Cleanup(func() {
+		must.Eq(t, before, mounts(t), must.Sprint("mounts were left behind"))
+		left, _ := filepath.Glob(filepath.Join(w.state, "tasks", "*"))
+		must.SliceEmpty(t, left, must.Sprint("tasks were left behind"))
+		must.NoError(t, os.RemoveAll(w.state))
+	})
+	w.restart(t)
+	t.Cleanup(func() {
+		w.driver.Shutdown()
+		w.harness.Kill()
+	})
+	return w
+}
+
+// restart replaces the plugin's process by a new one, as far as it can see.
+func (w *world) restart(t *testing.T) {
+	t.Helper()
+	if w.driver != nil {
+		w.driver.Shutdown()
+		w.harness.Kill()
+	}
+	w.driver = New(hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: testWriter{t}}))
+	w.harness = testutils.NewDriverHarness(t, w.driver)
+	var data []byte
+	must.NoError(t, base.MsgPackEncode(&data, &w.config))
+	must.NoError(t, w.harness.SetConfig(&base.Config{PluginConfig: data, ApiVersion: drivers.ApiVersion010}))
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	if testing.Verbose() {
+		_, _ = os.Stderr.Write(p)
+	}
+	return len(p), nil
+}
+
+// makeCpuset makes what Nomad's client makes on cgroup v1: a shared cpuset.
+func (w *world) makeCpuset(t *testing.T) {
+	t.Helper()
+	if cgroupV2() {
+		return
+	}
+	top := filepath.Join("/sys/fs/cgroup/cpuset", w.parent)
+	for _, dir := range []string{top, filepath.Join(top, "share")} {
+		must.NoError(t, os.MkdirAll(dir, 0o755))
+		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+			value, err := os.ReadFile(filepath.Join("/sys/fs/cgroup/cpuset", file))
+			must.NoError(t, err)
+			must.NoError(t, os.WriteFile(filepath.Join(dir, file), value, 0o644))
+		}
+	}
+	t.Cleanup(func() {
+		must.NoError(t, removeCgroup(filepath.Join(top, "share")))
+		dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + w.parent)
+		for _, dir := range dirs {
+			must.NoError(t, removeCgroup(dir), must.Sprint("a task's cgroup was left behind"))
+		}
+	})
+}
+
+func removeCgroup(dir string) error {
+	err := unix.Rmdir(dir)
+	for n := 0; err == unix.EBUSY && n < 100; n++ { //nolint:errorlint // Rmdir returns the bare errno
+		time.Sleep(10 * time.Millisecond)
+		err = unix.Rmdir(dir)
+	}
+	return err
+}
+
+// task is a job's task as Nomad would hand it over.
+func (w *world) task(t *testing.T, job JobConfig) *drivers.TaskConfig { return w.prepare(t, job, true) }
+
+// prepare is task, with or without a logmon: one whose task never starts takes seconds to stop.
+func (w *world) prepare(t *testing.T, job JobConfig, logs bool) *drivers.TaskConfig {
+	t.Helper()
+	alloc := uuid.Generate()
+	cfg := &drivers.TaskConfig{
+		AllocID: alloc, Name: "web", ID: alloc + "/web/" + uuid.Generate()[:8], JobName: "job", TaskGroupName: "group",
+		Env: map[string]string{"GREETING": "hello"},
+		Resources: &drivers.Resources{
+			NomadResources: &structs.AllocatedTaskResources{Memory: structs.AllocatedMemoryResources{MemoryMB: 64}, Cpu: structs.AllocatedCpuResources{CpuShares: 100}},
+			LinuxResources: &drivers.LinuxResources{CPUShares: 100, MemoryLimitBytes: 64 << 20},
+		},
+	}
+	cfg.Resources.LinuxResources.CpusetCgroupPath = "/sys/fs/cgroup/cpuset/" + w.parent + "/share"
+	if cgroupV2() {
+		cfg.Resources.LinuxResources.CpusetCgroupPath = "/sys/fs/cgroup/" + w.parent + "/" + alloc + ".web.scope"
+	}
+	if job.Image == "" {
+		job.Image = w.registry + "/busybox:1"
+	}
+	must.NoError(t, cfg.EncodeConcreteDriverConfig(&job))
+	// Its cleaning up also closes the harness's connection, so it has to wait for all other tasks.
+	w.t.Cleanup(w.harness.MkAllocDir(cfg, logs))
+	return cfg
+}
+
+// start starts a task and destroys it when the test ends.
+func (w *world) start(t *testing.T, cfg *drivers.TaskConfig) *drivers.TaskHandle {
+	t.Helper()
+	handle, _, err := w.harness.StartTask(cfg)
+	must.NoError(t, err)
+	t.Cleanup(func() { must.NoError(t, w.driver.DestroyTask(cfg.ID, true)) })
+	return handle
+}
+
+// wait is how the task ended.
+func (w *world) wait(t *testing.T, id string) *drivers.ExitResult {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	ch, err := w.harness.WaitTask(ctx, id)
+	must.NoError(t, err)
+	select {
+	case r := <-ch:
+		must.NotNil(t, r)
+		return r
+	case <-ctx.Done():
+		t.Fatal("the task did not end")
+		return nil
+	}
+}
+
+// run starts a task, waits for its end and returns what it said.
+func (w *world) run(t *testing.T, job JobConfig, change func(*drivers.TaskConfig)) (*drivers.ExitResult, string) {
+	t.Helper()
+	cfg := w.task(t, job)
+	if change != nil {
+		change(cfg)
+	}
+	w.start(t, cfg)
+	result := w.wait(t, cfg.ID)
+	return result, w.output(t, cfg, "stdout")
+}
+
+// output is what the task has written, once logmon has it.
+func (w *world) output(t *testing.T, cfg *drivers.TaskConfig, stream string) string {
+	t.Helper()
+	var text []byte
+	last := -1
+	for range 100 {
+		text, _ = os.ReadFile(filepath.Join(cfg.TaskDir().LogDir, "web."+stream+".0"))
+		if len(text) == last && last > 0 {
+			break
+		}
+		last = len(text)
+		time.Sleep(20 * time.Millisecond)
+	}
+	return string(text)
+}
+
+// sh is a job that runs a shell script.
+func sh(script string) JobConfig { return JobConfig{Command: "/bin/sh", Args: []string{"-c", script}} }
+
+func newRegistry(t *testing.T) string {
+	t.Helper()
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	host := strings.TrimPrefix(server.URL, "http://")
+	push(t, host+"/busybox:1", v1.Config{Env: []string{"PATH=/bin", "FROM_IMAGE=yes"}, Cmd: []string{"/bin/echo", "from the image"}})
+	push(t, host+"/user:1", v1.Config{Env: []string{"PATH=/bin"}, User: "alice", WorkingDir: "/home", Entrypoint: []string{"/bin/sh", "-c"}, StopSignal: "SIGUSR1"})
+	push(t, host+"/hostile:1", v1.Config{WorkingDir: "/proc/self/fd/7", Cmd: []string{"/bin/true"}})
+	return host
+}
+
+func push(t *testing.T, ref string, config v1.Config) {
+	t.Helper()
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(busyboxLayer(t))), nil })
+	must.NoError(t, err)
+	image, err := mutate.AppendLayers(empty.Image, layer)
+	must.NoError(t, err)
+	file, err := image.ConfigFile()
+	must.NoError(t, err)
+	file = file.DeepCopy()
+	file.OS, file.Architecture, file.Config = "linux", "amd64", config
+	image, err = mutate.ConfigFile(image, file)
+	must.NoError(t, err)
+	tag, err := name.ParseReference(ref, name.Insecure)
+	must.NoError(t, err)
+	must.NoError(t, remote.Write(tag, image))
+}
+
+func busyboxLayer(t *testing.T) []byte {
+	t.Helper()
+	program, err := os.ReadFile("/usr/bin/busybox")
+	must.NoError(t, err, must.Sprint("install busybox-static"))
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	add := func(h tar.Header, body []byte) {
+		h.Size = int64(len(body))
+		must.NoError(t, w.WriteHeader(&h))
+		_, err := w.Write(body)
+		must.NoError(t, err)
+	}
+	for _, dir := range []string{"bin", "etc", "home", "proc", "sys", "dev"} {
+		add(tar.Header{Name: dir + "/", Typeflag: tar.TypeDir, Mode: 0o755}, nil)
+	}
+	add(tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}, nil)
+	add(tar.Header{Name: "bin/busybox", Typeflag: tar.TypeReg, Mode: 0o755}, program)
+	for _, applet := range strings.Fields("cat chmod chown dd echo env false grep head hostname id ip kill ls mkdir mknod mount ps pwd seq sh sleep stat stty tail touch true umount unshare wc yes") {
+		add(tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil)
+	}
+	add(tar.Header{Name: "etc/passwd", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:0::/:/bin/sh\nalice:x:1000:1001::/home:/bin/sh\n"))
+	add(tar.Header{Name: "etc/group", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:\nstaff:x:1001:\nextra:x:1002:alice\n"))
+	must.NoError(t, w.Close())
+	return b.Bytes()
+}
+
+// mounts are the host's, less those of Nomad's own test directories.
+func mounts(t *testing.T) []string {
+	t.Helper()
+	text, err := fs.ReadFile(os.DirFS("/proc/self"), "mountinfo")
+	must.NoError(t, err)
+	var list []string
+	for _, line := range strings.Split(string(text), "\n") {
+		fields := strings.Fields(line)
+		if len(fields) > 4 && strings.Contains(fields[4], "/pangaea-driver-") {
+			list = append(list, fields[4])
+		}
+	}
+	return list
+}

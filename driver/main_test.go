@@ -1,0 +1,44 @@
+package driver
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// built is where the shim and the runtime lie.
+var built string
+
+func TestMain(m *testing.M) {
+	var err error
+	built, err = programs()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	err = os.RemoveAll(built)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	if code == 0 {
+		err = goleak.Find(ignored()...)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// ignored are goroutines of Nomad's test harness, which it never ends.
+func ignored() []goleak.Option {
+	return []goleak.Option{
+		goleak.IgnoreAnyFunction("google.golang.org/grpc.(*Server).Serve"),
+		goleak.IgnoreAnyFunction("github.com/hashicorp/go-plugin.(*GRPCBroker).Run"),
+		goleak.IgnoreAnyFunction("github.com/hashicorp/nomad/client/logmon.(*TaskLogger).Close"),
+	}
+}
