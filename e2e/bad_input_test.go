@@ -137,7 +137,11 @@ func TestCannotStart(t *testing.T) {
 	}{
 		"no Consul": {
 			role: "gateway",
-			config: `http_port = 14646
+			config: `
+				ports {
+				  http   = 14646
+				  tunnel = 14649
+				}
 				consul { address = "http://127.0.0.1:1" }`,
 			want: []string{"127.0.0.1:1", "Consul"},
 		},

@@ -123,9 +123,9 @@ func TestClientAndPluginsKilled(t *testing.T) {
 	running, err := shared.AwaitJob(t.Context(), "exit-seven", api.AllocClientStatusRunning, time.Minute)
 	must.NoError(t, err)
 	cluster := memberOf(t, running[0])
-	must.NoError(t, cluster.KillNomadAndPlugins())
+	must.NoError(t, cluster.KillClientAndPlugins())
 	time.Sleep(10 * time.Second) // the task ends while nobody looks: this is its own clock, not a race
-	must.NoError(t, cluster.ReviveNomad(t.Context()))
+	must.NoError(t, cluster.ReviveClient(t.Context()))
 	failed := awaitStatus(t, "exit-seven", api.AllocClientStatusFailed, time.Minute)
 	must.Eq(t, 7, exitCode(t, failed))
 }

@@ -76,7 +76,7 @@ func (b *measure) startOnce(ctx context.Context, driver string, round int) (time
 	if err != nil {
 		return 0, err
 	}
-	hooks, err := hooksDone(filepath.Join(b.pool.Dir, "logs", b.cluster.Alias+"-nomad.log"), allocation)
+	hooks, err := hooksDone(filepath.Join(b.pool.Dir, "logs", b.cluster.Alias+"-client.log"), allocation)
 	if err != nil {
 		return 0, err
 	}

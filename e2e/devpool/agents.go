@@ -2,6 +2,7 @@ package devpool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -15,10 +16,8 @@ import (
 )
 
 const gatewayConfig = `
-name        = "gateway-1"
-bind_addr   = "127.0.0.1"
-http_port   = 4646
-tunnel_addr = "%[1]s:4649"
+bind_addr = "127.0.0.1"
+addresses { tunnel = %[1]q }
 consul {
   address    = "http://127.0.0.1:8500"
   token_file = %[2]q
@@ -141,16 +140,16 @@ func (p *Pool) AwaitMembers(ctx context.Context) error {
 // Kill kills the cluster's Nomad and member agent with SIGKILL, as a power cut would, but for its tasks: they are in
 // sandboxes that outlive their agents.
 func (c *Cluster) Kill() error {
-	err := c.agent.kill()
-	if err != nil {
-		return err
-	}
-	return c.nomad.kill()
+	return errors.Join(c.agent.kill(), c.server.kill(), c.client.kill())
 }
 
 // Revive starts the cluster's Nomad and its member agent again.
 func (c *Cluster) Revive(ctx context.Context) error {
-	err := c.startNomad(ctx)
+	err := c.startServer(ctx)
+	if err != nil {
+		return err
+	}
+	err = c.startClient(ctx)
 	if err != nil {
 		return err
 	}
@@ -175,7 +174,7 @@ func (c *Cluster) awaitIdle(ctx context.Context, job string) error {
 	if err != nil {
 		return err
 	}
-	return c.nomad.await(ctx, job+" has left "+c.Alias, func(ctx context.Context) error {
+	return c.server.await(ctx, job+" has left "+c.Alias, func(ctx context.Context) error {
 		allocations, _, err := client.Allocations().List((&api.QueryOptions{Namespace: "*"}).WithContext(ctx))
 		if err != nil {
 			return err
@@ -189,12 +188,14 @@ func (c *Cluster) awaitIdle(ctx context.Context, job string) error {
 	})
 }
 
-// Running tells whether the cluster's Nomad runs.
-func (c *Cluster) Running() bool { return c.nomad != nil && c.nomad.dead() == nil }
+// Running tells whether the cluster's Nomad server and client run.
+func (c *Cluster) Running() bool {
+	return c.server != nil && c.server.dead() == nil && c.client != nil && c.client.dead() == nil
+}
 
-// KillNomadAndPlugins kills the cluster's Nomad and its plugins with SIGKILL and leaves the member agent running.
-func (c *Cluster) KillNomadAndPlugins() error {
-	err := c.nomad.kill()
+// KillClientAndPlugins kills the cluster's Nomad client and its plugins with SIGKILL and leaves the rest running.
+func (c *Cluster) KillClientAndPlugins() error {
+	err := c.client.kill()
 	if err != nil {
 		return err
 	}
@@ -208,9 +209,9 @@ func (c *Cluster) KillNomadAndPlugins() error {
 	return nil
 }
 
-// ReviveNomad starts the cluster's Nomad again.
-func (c *Cluster) ReviveNomad(ctx context.Context) error {
-	err := c.startNomad(ctx)
+// ReviveClient starts the cluster's Nomad client again.
+func (c *Cluster) ReviveClient(ctx context.Context) error {
+	err := c.startClient(ctx)
 	if err != nil {
 		return err
 	}

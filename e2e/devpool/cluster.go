@@ -2,6 +2,8 @@ package devpool
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -29,58 +31,70 @@ type Cluster struct {
 	index     int
 	dir       string // of the cluster
 	pool      *Pool
-	nomad     *process
-	agent     *process
-	statePath string // the NVML simulator's state file
+	server    *process // Nomad's
+	client    *process // Nomad's
+	agent     *process // ours
+	statePath string   // the NVML simulator's state file
 }
 
-const nomadConfig = `
+// Both agents of a cluster: the server, which is what the member agent and the owner talk to, and one client.
+const agentConfig = `
 name       = %[1]q
 region     = "global"
 datacenter = "dc1"
 data_dir   = %[2]q
-plugin_dir = %[3]q
 bind_addr  = "0.0.0.0"
 advertise {
-  http = %[4]q
-  rpc  = %[4]q
-  serf = %[4]q
+  http = %[3]q
+  rpc  = %[3]q
+  serf = %[3]q
 }
 acl { enabled = true }
-server {
-  enabled          = true
-  bootstrap_expect = 1
-  heartbeat_grace  = "2s"
-  min_heartbeat_ttl = "3s"
-}
-client {
-  enabled           = true
-  network_interface = "eth0"
-  cni_path          = "/usr/lib/cni"
-  options {
-    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
-    "driver.allowlist"     = "runc,exec,raw_exec"
-  }
-}
 consul {
   auto_advertise   = false
   server_auto_join = false
   client_auto_join = false
 }
-leave_on_terminate     = false
-disable_update_check   = true
-telemetry { disable_hostname = true }
+leave_on_terminate   = false
+disable_update_check = true
+`
+
+const serverConfig = `
+server {
+  enabled           = true
+  bootstrap_expect  = 1
+  heartbeat_grace   = "2s"
+  min_heartbeat_ttl = "3s"
+}
+`
+
+const clientConfig = `
+plugin_dir = %[1]q
+ports {
+  http = 5646
+  rpc  = 5647
+  serf = 5648
+}
+client {
+  enabled           = true
+  servers           = ["%[2]s:4647"]
+  network_interface = "eth0"
+  cni_path          = "/usr/lib/cni"
+  options {
+    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
+    "driver.allowlist"     = "runc,exec"
+  }
+}
 plugin "pangaea-driver" {
   config {
-    state_dir           = %[5]q
-    driver_root         = %[6]q
-    nvml_library        = %[8]q
-    insecure_registries = ["%[7]s:5000"]
+    state_dir           = %[3]q
+    driver_root         = %[4]q
+    insecure_registries = ["%[5]s:5000"]
   }
 }
 plugin "pangaea-device" {
   config {
-    library_path = %[8]q
+    library_path = %[6]q
   }
 }
 `
@@ -106,26 +120,41 @@ node  { policy = "write" }
 agent { policy = "read" }
 `
 
-// startNomad starts the cluster's Nomad and waits until its node is ready.
-func (c *Cluster) startNomad(ctx context.Context) error {
-	config := filepath.Join(c.dir, "nomad.hcl")
+// startServer starts the cluster's Nomad server and waits until it leads and can sign nodes' identities.
+func (c *Cluster) startServer(ctx context.Context) error {
 	var err error
-	c.nomad, err = start(c.pool.dir, command{
-		name:  c.Alias + "-nomad",
-		netns: netnsPath(c.Alias),
-		argv:  []string{c.pool.Tools.Nomad, "agent", "-config", config},
-	})
+	c.server, err = c.startAgent("server")
 	if err != nil {
 		return err
 	}
-	return c.nomad.await(ctx, c.Alias+"'s Nomad has a leader", func(ctx context.Context) error {
-		return callJSON(ctx, http.MethodGet, c.url("/v1/status/leader"), nil, nil, nil)
+	return c.server.await(ctx, c.Alias+"'s Nomad server leads", func(ctx context.Context) error {
+		var keys struct{ Keys []json.RawMessage }
+		err := callJSON(ctx, http.MethodGet, c.url("/.well-known/jwks.json"), nil, nil, &keys)
+		if err == nil && len(keys.Keys) == 0 {
+			return errors.New("it has no key yet")
+		}
+		return err
+	})
+}
+
+// startClient starts the cluster's Nomad client with the plugins.
+func (c *Cluster) startClient(context.Context) error {
+	var err error
+	c.client, err = c.startAgent("client")
+	return err
+}
+
+func (c *Cluster) startAgent(role string) (*process, error) {
+	return start(c.pool.dir, command{
+		name:  c.Alias + "-" + role,
+		netns: netnsPath(c.Alias),
+		argv:  []string{c.pool.Tools.Nomad, "agent", "-config", filepath.Join(c.dir, role+".hcl")},
 	})
 }
 
 // awaitNode waits until the cluster's node can run tasks.
 func (c *Cluster) awaitNode(ctx context.Context) error {
-	return c.nomad.await(ctx, c.Alias+"'s node is ready", func(ctx context.Context) error {
+	return c.client.await(ctx, c.Alias+"'s node is ready", func(ctx context.Context) error {
 		var nodes []*api.NodeListStub
 		err := callJSON(ctx, http.MethodGet, c.url("/v1/nodes?resources=true"), c.header(), nil, &nodes)
 		if err != nil {
@@ -145,7 +174,7 @@ func (c *Cluster) awaitNode(ctx context.Context) error {
 // bootstrap makes the cluster's ACL tokens and the namespace that pool jobs run in.
 func (c *Cluster) bootstrap(ctx context.Context) error {
 	var token api.ACLToken
-	err := c.nomad.await(ctx, c.Alias+"'s ACL system is bootstrapped", func(ctx context.Context) error {
+	err := c.server.await(ctx, c.Alias+"'s ACL system is bootstrapped", func(ctx context.Context) error {
 		return callJSON(ctx, http.MethodPut, c.url("/v1/acl/bootstrap"), nil, nil, &token)
 	})
 	if err != nil {

@@ -185,9 +185,9 @@ func (p *Pool) startClusters(ctx context.Context) error {
 	return group.Wait()
 }
 
-// start starts the cluster's Nomad for the first time.
+// start starts the cluster's own Nomad for the first time.
 func (c *Cluster) start(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{c.configure, c.startNomad, c.bootstrap, c.awaitNode} {
+	for _, step := range []func(context.Context) error{c.configure, c.startServer, c.bootstrap, c.startClient, c.awaitNode} {
 		err := step(ctx)
 		if err != nil {
 			return fmt.Errorf("cannot start %s: %w", c.Alias, err)

@@ -2,6 +2,7 @@ package devpool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"pangaea/e2e/nvmlsim"
@@ -37,12 +38,16 @@ func (c *Cluster) configure(ctx context.Context) error {
 			return err
 		}
 	}
-	config := fmt.Sprintf(nomadConfig, c.Alias, filepath.Join(c.dir, "nomad"), filepath.Join(c.dir, "plugins"), c.Address,
-		filepath.Join(c.dir, "tasks"), root, BridgeAddress, library)
+	server := fmt.Sprintf(agentConfig, c.Alias, filepath.Join(c.dir, "server"), c.Address) + serverConfig
+	client := fmt.Sprintf(agentConfig, c.Alias+"-gpu-1", filepath.Join(c.dir, "client"), c.Address) +
+		fmt.Sprintf(clientConfig, filepath.Join(c.dir, "plugins"), c.Address, filepath.Join(c.dir, "tasks"), root, BridgeAddress, library)
 	if c.pool.Bench {
-		config += benchConfig
+		client += benchConfig
 	}
-	return os.WriteFile(filepath.Join(c.dir, "nomad.hcl"), []byte(config), 0o600)
+	return errors.Join(
+		os.WriteFile(filepath.Join(c.dir, "server.hcl"), []byte(server), 0o600),
+		os.WriteFile(filepath.Join(c.dir, "client.hcl"), []byte(client), 0o600),
+	)
 }
 
 // simulate makes the cluster's GPUs: the state that the simulator reads and a driver installation below root.

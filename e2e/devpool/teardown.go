@@ -24,14 +24,14 @@ func (p *Pool) Stop(ctx context.Context) error {
 		all = errors.Join(all, cluster.stopJobs(ctx))
 	}
 	for _, cluster := range p.Clusters {
-		all = errors.Join(all, stopAll(cluster.agent))
+		all = errors.Join(all, stopIfRunning(cluster.agent))
 	}
-	all = errors.Join(all, stopAll(p.gateway))
+	all = errors.Join(all, stopIfRunning(p.gateway))
 	for _, cluster := range p.Clusters {
-		all = errors.Join(all, stopAll(cluster.nomad))
+		all = errors.Join(all, stopIfRunning(cluster.client), stopIfRunning(cluster.server))
 	}
 	if p.consul != nil {
-		all = errors.Join(all, stopAll(p.consul.process))
+		all = errors.Join(all, stopIfRunning(p.consul.process))
 	}
 	if p.Registry != nil {
 		all = errors.Join(all, p.Registry.Close())
@@ -43,7 +43,7 @@ func (p *Pool) Stop(ctx context.Context) error {
 	return all
 }
 
-func stopAll(p *process) error {
+func stopIfRunning(p *process) error {
 	if p != nil && p.dead() == nil {
 		return p.stop()
 	}
@@ -52,7 +52,7 @@ func stopAll(p *process) error {
 
 // stopJobs deregisters everything that the cluster runs and waits until its tasks have ended.
 func (c *Cluster) stopJobs(ctx context.Context) error {
-	if c.nomad == nil || c.nomad.dead() != nil || c.Token == "" {
+	if c.Token == "" || !c.Running() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -72,7 +72,7 @@ func (c *Cluster) stopJobs(ctx context.Context) error {
 			return fmt.Errorf("cannot stop %s on %s: %w", job.ID, c.Alias, err)
 		}
 	}
-	return c.nomad.await(ctx, c.Alias+" runs nothing", func(context.Context) error {
+	return c.server.await(ctx, c.Alias+" runs nothing", func(context.Context) error {
 		allocations, _, err := client.Allocations().List(everywhere)
 		if err != nil {
 			return err
@@ -202,7 +202,7 @@ func unmountBelow(dir string) error {
 // removeAllocNetns deletes the network namespaces of allocations whose directory lies below dir: Nomad names them by
 // allocation ID and deletes them itself unless it was killed.
 func removeAllocNetns(dir string) error {
-	allocations, err := filepath.Glob(filepath.Join(dir, "*", "nomad", "alloc", "*"))
+	allocations, err := filepath.Glob(filepath.Join(dir, "*", "client", "alloc", "*"))
 	if err != nil {
 		return fmt.Errorf("cannot list allocations: %w", err)
 	}
@@ -252,17 +252,27 @@ func removeCgroups(before map[string]bool) error {
 	return all
 }
 
-// removeCgroup removes one cgroup; the kernel says EBUSY for a moment after its last process died.
+// removeCgroup removes one cgroup; the kernel says EBUSY for a moment after its last process died. One with processes
+// or children is another Nomad's by now: all of ours are dead.
 func removeCgroup(dir string) error {
 	var err error
 	for range 100 {
 		err = os.Remove(dir)
-		if err == nil || errors.Is(err, os.ErrNotExist) {
+		if err == nil || errors.Is(err, os.ErrNotExist) || isOccupied(dir) {
 			return nil
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	return fmt.Errorf("cannot remove the cgroup %s: %w", dir, err)
+}
+
+func isOccupied(cgroup string) bool {
+	processes, err := os.ReadFile(filepath.Join(cgroup, "cgroup.procs"))
+	if err == nil && len(processes) > 0 {
+		return true
+	}
+	children, err := filepath.Glob(filepath.Join(cgroup, "*", "cgroup.procs"))
+	return err == nil && len(children) > 0
 }
 
 // Leftovers lists what of a pool in dir is still on this machine: processes, mounts, network namespaces, interfaces.

@@ -26,56 +26,74 @@ const (
 
 // H100SXM is the 80 GB Hopper module with 18 NVLinks.
 func H100SXM() Model {
-	return Model{Name: "NVIDIA H100 80GB HBM3", MemoryMiB: 81559, BAR1MiB: 131072, Arch: archHopper, Major: 9, PowerW: 700, MinPowerW: 200,
-		CoreMHz: 1980, MemMHz: 2619, VideMHz: 1545, PCIeGen: 5, ECC: true, MIG: true, Links: 18, Cores: 16896, BusBits: 5120}
+	return Model{
+		Name: "NVIDIA H100 80GB HBM3", MemoryMiB: 81559, BAR1MiB: 131072, Arch: archHopper, Major: 9, PowerW: 700, MinPowerW: 200,
+		CoreMHz: 1980, MemMHz: 2619, VideMHz: 1545, PCIeGen: 5, ECC: true, MIG: true, Links: 18, Cores: 16896, BusBits: 5120,
+	}
 }
 
 // A100SXM80GB is the 80 GB Ampere module with 12 NVLinks.
 func A100SXM80GB() Model {
-	return Model{Name: "NVIDIA A100-SXM4-80GB", MemoryMiB: 81920, BAR1MiB: 131072, Arch: archAmpere, Major: 8, PowerW: 400, MinPowerW: 100,
-		CoreMHz: 1410, MemMHz: 1593, VideMHz: 1290, PCIeGen: 4, ECC: true, MIG: true, Links: 12, Cores: 6912, BusBits: 5120}
+	return Model{
+		Name: "NVIDIA A100-SXM4-80GB", MemoryMiB: 81920, BAR1MiB: 131072, Arch: archAmpere, Major: 8, PowerW: 400, MinPowerW: 100,
+		CoreMHz: 1410, MemMHz: 1593, VideMHz: 1290, PCIeGen: 4, ECC: true, MIG: true, Links: 12, Cores: 6912, BusBits: 5120,
+	}
 }
 
 // A100PCIe40GB is the 40 GB Ampere card.
 func A100PCIe40GB() Model {
-	return Model{Name: "NVIDIA A100-PCIE-40GB", MemoryMiB: 40960, BAR1MiB: 65536, Arch: archAmpere, Major: 8, PowerW: 250, MinPowerW: 150,
-		CoreMHz: 1410, MemMHz: 1215, VideMHz: 1290, PCIeGen: 4, ECC: true, MIG: true, Cores: 6912, BusBits: 5120}
+	return Model{
+		Name: "NVIDIA A100-PCIE-40GB", MemoryMiB: 40960, BAR1MiB: 65536, Arch: archAmpere, Major: 8, PowerW: 250, MinPowerW: 150,
+		CoreMHz: 1410, MemMHz: 1215, VideMHz: 1290, PCIeGen: 4, ECC: true, MIG: true, Cores: 6912, BusBits: 5120,
+	}
 }
 
 // B200 is the Blackwell module.
 func B200() Model {
-	return Model{Name: "NVIDIA B200", MemoryMiB: 183359, BAR1MiB: 262144, Arch: archBlackwell, Major: 10, PowerW: 1000, MinPowerW: 200,
-		CoreMHz: 1965, MemMHz: 3996, VideMHz: 1965, PCIeGen: 5, ECC: true, MIG: true, Links: 18, Cores: 18944, BusBits: 8192}
+	return Model{
+		Name: "NVIDIA B200", MemoryMiB: 183359, BAR1MiB: 262144, Arch: archBlackwell, Major: 10, PowerW: 1000, MinPowerW: 200,
+		CoreMHz: 1965, MemMHz: 3996, VideMHz: 1965, PCIeGen: 5, ECC: true, MIG: true, Links: 18, Cores: 18944, BusBits: 8192,
+	}
 }
 
 // L40S is a data centre Ada card.
 func L40S() Model {
-	return Model{Name: "NVIDIA L40S", MemoryMiB: 46068, BAR1MiB: 65536, Arch: archAda, Major: 8, Minor: 9, PowerW: 350, MinPowerW: 100,
-		CoreMHz: 2520, MemMHz: 9001, VideMHz: 1965, PCIeGen: 4, ECC: true, Cores: 18176, BusBits: 384}
+	return Model{
+		Name: "NVIDIA L40S", MemoryMiB: 46068, BAR1MiB: 65536, Arch: archAda, Major: 8, Minor: 9, PowerW: 350, MinPowerW: 100,
+		CoreMHz: 2520, MemMHz: 9001, VideMHz: 1965, PCIeGen: 4, ECC: true, Cores: 18176, BusBits: 384,
+	}
 }
 
 // L4 is the small Ada card.
 func L4() Model {
-	return Model{Name: "NVIDIA L4", MemoryMiB: 23034, BAR1MiB: 32768, Arch: archAda, Major: 8, Minor: 9, PowerW: 72, MinPowerW: 40,
-		CoreMHz: 2040, MemMHz: 6251, VideMHz: 1770, PCIeGen: 4, ECC: true, Cores: 7424, BusBits: 192}
+	return Model{
+		Name: "NVIDIA L4", MemoryMiB: 23034, BAR1MiB: 32768, Arch: archAda, Major: 8, Minor: 9, PowerW: 72, MinPowerW: 40,
+		CoreMHz: 2040, MemMHz: 6251, VideMHz: 1770, PCIeGen: 4, ECC: true, Cores: 7424, BusBits: 192,
+	}
 }
 
 // T4 is the Turing inference card, of those that still carry the Tesla name.
 func T4() Model {
-	return Model{Name: "Tesla T4", MemoryMiB: 15360, BAR1MiB: 256, Arch: archTuring, Major: 7, Minor: 5, PowerW: 70, MinPowerW: 60,
-		CoreMHz: 1590, MemMHz: 5001, VideMHz: 1470, PCIeGen: 3, ECC: true, Cores: 2560, BusBits: 256}
+	return Model{
+		Name: "Tesla T4", MemoryMiB: 15360, BAR1MiB: 256, Arch: archTuring, Major: 7, Minor: 5, PowerW: 70, MinPowerW: 60,
+		CoreMHz: 1590, MemMHz: 5001, VideMHz: 1470, PCIeGen: 3, ECC: true, Cores: 2560, BusBits: 256,
+	}
 }
 
 // RTX4090 is a gamer's card: no MIG, no ECC counters.
 func RTX4090() Model {
-	return Model{Name: "NVIDIA GeForce RTX 4090", MemoryMiB: 24564, BAR1MiB: 32768, Arch: archAda, Major: 8, Minor: 9, PowerW: 450, MinPowerW: 150,
-		CoreMHz: 3105, MemMHz: 10501, VideMHz: 2415, PCIeGen: 4, Cores: 16384, BusBits: 384}
+	return Model{
+		Name: "NVIDIA GeForce RTX 4090", MemoryMiB: 24564, BAR1MiB: 32768, Arch: archAda, Major: 8, Minor: 9, PowerW: 450, MinPowerW: 150,
+		CoreMHz: 3105, MemMHz: 10501, VideMHz: 2415, PCIeGen: 4, Cores: 16384, BusBits: 384,
+	}
 }
 
 // RTX3090 is the older gamer's card.
 func RTX3090() Model {
-	return Model{Name: "NVIDIA GeForce RTX 3090", MemoryMiB: 24576, BAR1MiB: 256, Arch: archAmpere, Major: 8, Minor: 6, PowerW: 350, MinPowerW: 100,
-		CoreMHz: 2100, MemMHz: 9751, VideMHz: 1950, PCIeGen: 4, Cores: 10496, BusBits: 384}
+	return Model{
+		Name: "NVIDIA GeForce RTX 3090", MemoryMiB: 24576, BAR1MiB: 256, Arch: archAmpere, Major: 8, Minor: 6, PowerW: 350, MinPowerW: 100,
+		CoreMHz: 2100, MemMHz: 9751, VideMHz: 1950, PCIeGen: 4, Cores: 10496, BusBits: 384,
+	}
 }
 
 // GB10 shares the machine's memory, so that it answers neither for memory nor for BAR1.
