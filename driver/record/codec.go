@@ -1,13 +1,9 @@
 package record
 
 import (
-	"errors"
 	"strconv"
 	"strings"
 )
-
-// errMalformed says that a record's text can't be a record.
-var errMalformed = errors.New("the record is malformed")
 
 // field is one line of a record: a name and where its value lies, a pointer to string, []string, int, int64,
 // uint64 or bool. The same list encodes and decodes. It is no JSON because encoding/json's caches would be a third
@@ -66,12 +62,12 @@ func format(value any) string {
 // decode reads what encode wrote. An unknown name is skipped: a later version may have written it.
 func decode(text string, fields []field) error {
 	if !strings.HasSuffix(text, "\n") {
-		return errMalformed
+		return ErrMalformed
 	}
 	for line := range strings.Lines(text) {
 		name, value, found := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		if !found {
-			return errMalformed
+			return ErrMalformed
 		}
 		for _, f := range fields {
 			if f.name != name {
@@ -105,7 +101,7 @@ func parse(text string, into any) error {
 		*v, err = strconv.ParseBool(text)
 	}
 	if err != nil {
-		return errMalformed
+		return ErrMalformed
 	}
 	return nil
 }

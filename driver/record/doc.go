@@ -7,8 +7,9 @@
 //	state   written by the shim once the sandbox exists and before the task's program starts
 //	exit    written by the shim once the task has ended; never replaced once it is there
 //
-// A record is a text of lines, each a name and a value. Each file is replaced whole: a temporary file, fsync, rename, fsync of the directory; so a reader sees the
-// old one, the new one or none, also after a power cut.
+// A record is a text of lines, each a name and a value. Each file is replaced whole: a temporary file and a rename,
+// so a reader sees the old one, the new one or none. The exit record is also synced to disk, so that an exit code
+// outlives a power cut; the others say nothing that is true after one, and a reader knows that by the boot id.
 //
 // Decide is a pure function of those records and of a few facts about processes and cgroups, so that its whole
 // table can be tested. The package starts, signals and waits for nothing.

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 )
@@ -84,43 +85,55 @@ func (e *Exit) fields() []field {
 	}
 }
 
-// File is a pointer to one of the records.
-type File interface {
-	*Launch | *State | *Exit
-	fields() []field
-}
-
-// Write replaces the record called name in dir, durably.
-func Write[F File](dir, name string, value F) error {
-	tmp := filepath.Join(dir, "."+name+".new")
-	err := writeSynced(tmp, encode(value.fields()))
-	if err != nil {
-		return &fileError{"write record " + name, err}
-	}
-	err = os.Rename(tmp, filepath.Join(dir, name))
+// WriteExit replaces the exit record, durably: an exit code survives a power cut.
+func WriteExit(dir string, e *Exit) error {
+	err := replace(dir, ExitFile, encode(e.fields()), (*os.File).Sync)
 	if err == nil {
 		err = syncDir(dir)
 	}
 	if err != nil {
-		return &fileError{"put record " + name + " in place", err}
+		return &fileError{"record how the task ended", err}
 	}
 	return nil
 }
 
-func writeSynced(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+// WriteLaunch and WriteState replace their records whole. They don't wait for the disk, which takes long when it
+// is busy: what they say is void after a power cut.
+func WriteLaunch(dir string, l *Launch) error {
+	err := replace(dir, LaunchFile, encode(l.fields()), nil)
+	if err != nil {
+		return &fileError{"record the task's launch", err}
+	}
+	return nil
+}
+
+// WriteState replaces the state record, like WriteLaunch.
+func WriteState(dir string, s *State) error {
+	err := replace(dir, StateFile, encode(s.fields()), nil)
+	if err != nil {
+		return &fileError{"record the task's state", err}
+	}
+	return nil
+}
+
+func replace(dir, name string, data []byte, sync func(*os.File) error) error {
+	tmp := filepath.Join(dir, "."+name+".new")
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
+	if err == nil && sync != nil {
+		err = sync(f)
 	}
 	closeErr := f.Close()
+	if err == nil {
+		err = closeErr
+	}
 	if err != nil {
 		return err
 	}
-	return closeErr
+	return os.Rename(tmp, filepath.Join(dir, name))
 }
 
 // syncDir makes a rename survive a power cut: the directory is a file of its own to the disk.
@@ -146,7 +159,13 @@ func ReadState(dir string) (*State, error) { return read(dir, StateFile, new(Sta
 // ReadExit reads how a task ended.
 func ReadExit(dir string) (*Exit, error) { return read(dir, ExitFile, new(Exit)) }
 
-func read[F File](dir, name string, into F) (F, error) {
+// ErrMalformed says that a record is not whole. Records are replaced whole, so there was a power cut.
+var ErrMalformed = errors.New("the record is malformed")
+
+func read[F interface {
+	*Launch | *State | *Exit
+	fields() []field
+}](dir, name string, into F) (F, error) {
 	data, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil {
 		return nil, err

@@ -85,7 +85,7 @@ func (s *shim) writeState() error {
 		return wrap("find this process", err)
 	}
 	s.state.ShimPid, s.state.ShimStartTime = os.Getpid(), own
-	return record.Write(s.dir, record.StateFile, &s.state)
+	return record.WriteState(s.dir, &s.state)
 }
 
 // adopt takes over a running task whose shim was killed.

@@ -37,7 +37,7 @@ func (s *shim) supervise() error {
 	// In a pid namespace of its own the task has died with its init; elsewhere it may have left children.
 	stuck := s.group.KillAll(ctx)
 	s.drain()
-	err := record.Write(s.dir, record.ExitFile, s.exit(at))
+	err := record.WriteExit(s.dir, s.exit(at))
 	if err != nil {
 		return err
 	}

@@ -267,9 +267,9 @@ func look(t testing.TB, root string) leftovers {
 		}
 	}
 	pid := strconv.Itoa(os.Getpid())
-	l.cgroups, err = filepath.Glob(cgroup.Root + "/*/pangaea-test/t"+pid+"-*/")
+	l.cgroups, err = filepath.Glob(cgroup.Root + "/*/pangaea-test/t" + pid + "-*/")
 	must.NoError(t, err)
-	more, err := filepath.Glob(cgroup.Root + "/pangaea-test/t"+pid+"-*/")
+	more, err := filepath.Glob(cgroup.Root + "/pangaea-test/t" + pid + "-*/")
 	must.NoError(t, err)
 	l.cgroups = append(l.cgroups, more...)
 	mounts, err := os.ReadFile("/proc/self/mountinfo")

@@ -136,7 +136,7 @@ func TestRootRecover(t *testing.T) {
 		launch, err := record.ReadLaunch(l.Dir)
 		must.NoError(t, err)
 		launch.BootID = "another"
-		must.NoError(t, record.Write(l.Dir, record.LaunchFile, launch))
+		must.NoError(t, record.WriteLaunch(l.Dir, launch))
 		_, err = b.sup.Recover(l.Dir)
 		must.ErrorIs(t, err, ErrGone)
 	})

@@ -49,7 +49,7 @@ func (s *Supervisor) prepare(l Launch) (*record.Launch, cgroup.Task, error) {
 	if err != nil {
 		return nil, group, err
 	}
-	return launch, group, record.Write(l.Dir, record.LaunchFile, launch)
+	return launch, group, record.WriteLaunch(l.Dir, launch)
 }
 
 func check(l Launch) error {

@@ -44,6 +44,9 @@ func New(conf Config) *Supervisor {
 // Start runs a task and returns when the user's program runs, or why it can't. A task with a lease is
 // returned while it is still held.
 func (s *Supervisor) Start(ctx context.Context, l Launch) (*Task, error) {
+	warm, cool := context.WithCancel(ctx)
+	defer cool()
+	go cgroup.Warm(warm)
 	launch, group, err := s.prepare(l)
 	if err != nil {
 		return nil, err
@@ -86,7 +89,7 @@ func (s *Supervisor) attach(dir string, launch *record.Launch, group cgroup.Task
 // ErrGone when nothing is left and no exit code can be told; what no one can account for is killed.
 func (s *Supervisor) Recover(dir string) (*Task, error) {
 	launch, err := record.ReadLaunch(dir)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, record.ErrMalformed) {
 		return nil, ErrGone
 	}
 	if err != nil {

@@ -121,7 +121,7 @@ func (t *Task) witness() *record.Exit {
 	defer cancel()
 	err := t.group.KillAll(ctx)
 	if err == nil {
-		err = record.Write(t.dir, record.ExitFile, exit)
+		err = record.WriteExit(t.dir, exit)
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.sup.conf.Logger.Error("cannot record how a task ended", "task_id", t.launch.ID, "error", err)
