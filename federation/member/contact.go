@@ -26,6 +26,7 @@ type contact struct {
 
 	mu   sync.Mutex
 	last time.Duration
+	ever bool // since the agent started
 }
 
 func newContact(now func() time.Duration) *contact { return &contact{now: now, last: now()} }
@@ -35,14 +36,14 @@ func newContact(now func() time.Duration) *contact { return &contact{now: now, l
 func (c *contact) made(sent time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.last = max(c.last, sent)
+	c.last, c.ever = max(c.last, sent), true
 }
 
-// lost is how long the pool has not answered.
-func (c *contact) lost() time.Duration {
+// lost is how long the pool has not answered, and whether it ever has: before, it is how long the agent has run.
+func (c *contact) lost() (since time.Duration, ever bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.now() - c.last
+	return c.now() - c.last, c.ever
 }
 
 // guard stops placements that must not run without the pool, and keeps the leases of the others. Run owns it.
@@ -52,9 +53,9 @@ type guard struct {
 	renewed    map[jobKey]time.Duration // when a lease was renewed last
 }
 
-const guardEvery = 500 * time.Millisecond
+const guardEvery = 400 * time.Millisecond
 
-// Run looks at every placement twice a second until the context ends.
+// Run looks at every placement some times a second until the context ends.
 func (g *guard) Run(ctx context.Context) {
 	ticker := time.NewTicker(guardEvery)
 	defer ticker.Stop()
@@ -73,19 +74,22 @@ func (g *guard) check(ctx context.Context) {
 	if snapshot == nil {
 		return // nothing can be stopped through a Nomad that does not answer; the leases run out by themselves
 	}
-	lost := g.contact.lost()
+	lost, ever := g.contact.lost()
 	for key, placed := range snapshot.jobs {
-		leased, ttl := placed.leased()
+		ttl := placed.stopAfter()
 		if ttl == 0 || placed.stopped {
 			delete(g.renewed, key)
 			continue
 		}
-		if lost >= ttl {
-			g.stop(ctx, key, placed)
-			continue
+		since := lost
+		if !ever {
+			since = max(lost, g.sinceRenewal(ctx, key))
 		}
-		if leased && lost < ttl/3 {
-			g.renew(ctx, key, placed, ttl)
+		switch {
+		case since >= ttl:
+			g.stop(ctx, key, placed)
+		case ever && lost < ttl/3:
+			g.renew(ctx, snapshot, key, ttl)
 		}
 	}
 	for key := range g.renewed {
@@ -94,6 +98,16 @@ func (g *guard) check(ctx context.Context) {
 			_ = g.placements.cluster.DeleteVariable(ctx, key.namespace, leasePath(key.id))
 		}
 	}
+}
+
+// sinceRenewal is how long ago the last agent renewed a lease. An agent that was restarted has not spoken to the pool
+// since then, however often it was restarted.
+func (g *guard) sinceRenewal(ctx context.Context, key jobKey) time.Duration {
+	variable, err := g.placements.cluster.Variable(ctx, key.namespace, leasePath(key.id))
+	if err != nil || variable == nil {
+		return 0 // never renewed: the agent's own start counts
+	}
+	return g.placements.now().Sub(time.Unix(0, variable.ModifyTime))
 }
 
 // stop ends a placement by the job's own wish. The pool gives it to another member only after this was due.
@@ -105,14 +119,14 @@ func (g *guard) stop(ctx context.Context, key jobKey, placed *placed) {
 	}
 }
 
-// renew changes a lease's variable when a third of its time has passed.
-func (g *guard) renew(ctx context.Context, key jobKey, placed *placed, ttl time.Duration) {
+// renew changes a lease's variable when a third of its time has passed, and at every look while a task is starting.
+func (g *guard) renew(ctx context.Context, s *snapshot, key jobKey, ttl time.Duration) {
 	now := g.contact.now()
 	last, known := g.renewed[key]
-	if known && now-last < ttl/3-guardEvery {
+	if known && now-last < ttl/3-guardEvery && !s.starting(key, g.placements.now()) {
 		return
 	}
-	items := map[string]string{leaseItem: strconv.FormatUint(placed.tag.Epoch, 10) + "." + strconv.FormatInt(int64(now), 10)}
+	items := map[string]string{leaseItem: strconv.FormatInt(int64(now), 10)}
 	err := g.placements.cluster.SetVariable(ctx, key.namespace, leasePath(key.id), items)
 	if err != nil {
 		g.placements.logger.Warn("cannot renew a lease, trying again", "job", key.id, "error", err)

@@ -33,36 +33,61 @@ func stopAfter(group *api.TaskGroup) time.Duration {
 // addLease gives the tasks of a group that must not run twice their lease.
 func addLease(job *api.Job, group *api.TaskGroup) {
 	ttl := stopAfter(group)
-	if ttl <= 0 {
+	if ttl < minLease {
 		return
 	}
 	for _, task := range group.Tasks {
-		if task.Driver != leaseDriver {
-			continue
+		if task.Driver == leaseDriver {
+			task.Config["lease"] = []map[string]any{{"file": leaseFile, "ttl": ttl.String()}}
+			task.Templates = append(task.Templates, leaseRenderer(*job.ID))
 		}
-		task.Config["lease"] = []map[string]any{{"file": leaseFile, "ttl": ttl.String()}}
-		task.Templates = append(task.Templates, &api.Template{
-			DestPath: ptr(leaseFile), EmbeddedTmpl: ptr(fmt.Sprintf(leaseTemplate, *job.ID, leaseItem)),
-			ChangeMode: ptr("noop"), Perms: ptr("0400"),
-		})
 	}
 }
 
-// leased tells whether a placement has a task under a lease, and the shortest time that one runs without the pool.
-func (p *placed) leased() (hasLease bool, shortest time.Duration) {
+// minLease is the shortest lease that the driver takes: a shorter one would end with every hiccup.
+const minLease = 2 * time.Second
+
+// leaseRenderer writes each new value of the variable into the task's directory. Nomad would by default wait five
+// seconds for more changes before it renders one.
+func leaseRenderer(jobID string) *api.Template {
+	return &api.Template{
+		DestPath: ptr(leaseFile), EmbeddedTmpl: ptr(fmt.Sprintf(leaseTemplate, jobID, leaseItem)),
+		ChangeMode: ptr("noop"), Perms: ptr("0400"),
+		Wait: &api.WaitConfig{Min: ptr(time.Millisecond), Max: ptr(10 * time.Millisecond)},
+	}
+}
+
+// stopAfter is the shortest time that a group of the placement runs without the pool, 0 if all run for any time.
+func (p *placed) stopAfter() time.Duration {
+	shortest := time.Duration(0)
 	for _, group := range p.job.TaskGroups {
 		ttl := stopAfter(group)
-		if ttl <= 0 {
-			continue
-		}
-		if shortest == 0 || ttl < shortest {
+		if ttl > 0 && (shortest == 0 || ttl < shortest) {
 			shortest = ttl
 		}
-		for _, task := range group.Tasks {
-			hasLease = hasLease || task.Driver == leaseDriver
+	}
+	return shortest
+}
+
+// starting tells whether a task of a placement may be held by its shim, which waits for the first change of its lease:
+// then each second without one is a second that the user waits.
+func (s *snapshot) starting(key jobKey, now time.Time) bool {
+	for _, a := range s.allocations {
+		if a.JobID != key.id || a.Namespace != key.namespace || !alive(a) {
+			continue
+		}
+		if a.ClientStatus == api.AllocClientStatusPending {
+			return true
+		}
+		for _, task := range a.TaskStates {
+			if task.State != "dead" && (now.Sub(task.StartedAt) < heldAtMost || now.Sub(task.LastRestart) < heldAtMost) {
+				return true
+			}
 		}
 	}
-	return hasLease, shortest
+	return false
 }
+
+const heldAtMost = 3 * time.Second
 
 func leasePath(jobID string) string { return "nomad/jobs/" + jobID }

@@ -195,10 +195,8 @@ func (p *placements) Commit(ctx context.Context, request pool.CommitRequest) (po
 	index := uint64(0)
 	if current != nil {
 		index = deref(current.JobModifyIndex, 0)
-		if label.Epoch == request.Epoch {
-			if deref(current.Stop, false) {
-				return pool.CommitReply{}, fmt.Errorf("cannot commit epoch %d: it was stopped: %w", request.Epoch, errStale)
-			}
+		// A stopped job of this epoch that the pool did not stop was stopped by the guard: it is registered again.
+		if label.Epoch == request.Epoch && !deref(current.Stop, false) {
 			return p.replyFor(ctx, key, index), nil
 		}
 	}

@@ -187,6 +187,7 @@ func TestRealMember(t *testing.T) {
 	t.Run("refusals", r.testRefusals)
 	t.Run("gang", r.testGang)
 	t.Run("sync", r.testSync)
+	t.Run("lease", r.testLease)
 }
 
 type realRig struct {

@@ -44,6 +44,7 @@ func (w words) job(namespace string, source *api.Job, groups map[string]pool.Gro
 		own := *group
 		own.Count = ptr(share.Count)
 		own.Scaling = nil // scaling is the pool's, not of each share by itself
+		own.Disconnect = disconnect(group.Disconnect)
 		own.Tasks = cloneTasks(group.Tasks)
 		job.TaskGroups = append(job.TaskGroups, &own)
 	}
@@ -51,6 +52,17 @@ func (w words) job(namespace string, source *api.Job, groups map[string]pool.Gro
 		return nil, fmt.Errorf("the request carries no group with a share for this member")
 	}
 	return &job, nil
+}
+
+// disconnect keeps what the member's Nomad can act on. It refuses a group that names both times; in the pool they mean
+// different things, the member that is lost and the one that stops what it runs, and only the latter is the member's.
+func disconnect(strategy *api.DisconnectStrategy) *api.DisconnectStrategy {
+	if strategy == nil || strategy.StopOnClientAfter == nil || strategy.LostAfter == nil {
+		return strategy
+	}
+	own := *strategy
+	own.LostAfter = nil
+	return &own
 }
 
 // cloneTasks copies as deep as the agent changes tasks: their list, templates and driver configuration.
