@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"testing"
@@ -8,18 +9,24 @@ import (
 	"go.uber.org/goleak"
 )
 
-// built is where the shim and the runtime lie.
-var built string
+// What all tests share, because it takes seconds to make.
+var (
+	built   string // where the shim and the runtime lie
+	gpuHost *simulated
+)
 
 func TestMain(m *testing.M) {
 	var err error
 	built, err = programs()
+	if err == nil {
+		gpuHost, err = simulate()
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	code := m.Run()
-	err = os.RemoveAll(built)
+	err = errors.Join(os.RemoveAll(built), os.RemoveAll(gpuHost.dir))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
