@@ -27,11 +27,14 @@ server           = true
 bootstrap_expect = 1
 datacenter       = "pool"
 node_name        = "pool-consul"
-data_dir         = %q
+data_dir         = %[1]q
 bind_addr        = "127.0.0.1"
-addresses { http = "127.0.0.1 %s" }
+addresses {
+  http = "127.0.0.1 %[2]s"
+  grpc = "127.0.0.1 %[2]s"
+}
 ports {
-  grpc     = -1
+  grpc     = 8502
   grpc_tls = -1
   dns      = -1
 }
@@ -40,8 +43,8 @@ acl {
   enabled        = true
   default_policy = "deny"
   tokens {
-    initial_management = %q
-    agent              = %q
+    initial_management = %[3]q
+    agent              = %[3]q
   }
 }
 disable_update_check = true
@@ -52,7 +55,7 @@ func startConsul(ctx context.Context, dir, binary string) (*consul, error) {
 	c := &consul{address: BridgeAddress + ":8500", management: newUUID(), dir: dir}
 	data := filepath.Join(dir, "consul")
 	config := filepath.Join(dir, "consul.hcl")
-	err := os.WriteFile(config, fmt.Appendf(nil, consulConfig, data, BridgeAddress, c.management, c.management), 0o600)
+	err := os.WriteFile(config, fmt.Appendf(nil, consulConfig, data, BridgeAddress, c.management), 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot configure Consul: %w", err)
 	}
