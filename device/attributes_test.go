@@ -67,10 +67,20 @@ func TestAttributesMeetConstraints(t *testing.T) {
 		key, operand string
 		want         int // attribute beside operand
 	}{
-		{"memory", "40 GiB", 0}, {"memory", "40 GB", 1}, {"memory", "41GiB", -1}, {"memory", "40960MiB", 0},
-		{"power", "250 W", 0}, {"power", "0.2 kW", 1}, {"cores_clock", "1.5 GHz", -1}, {"pci_bandwidth", "30 GB/s", 1},
-		{"compute_capability", "8", 0}, {"compute_capability", "8.6", -1}, {"compute_capability", "10.0", -1}, {"cuda_version", "12.4", 1},
-		{"mig", "false", 0}, {"architecture", "ampere", 0},
+		{"memory", "40 GiB", 0},
+		{"memory", "40 GB", 1},
+		{"memory", "41GiB", -1},
+		{"memory", "40960MiB", 0},
+		{"power", "250 W", 0},
+		{"power", "0.2 kW", 1},
+		{"cores_clock", "1.5 GHz", -1},
+		{"pci_bandwidth", "30 GB/s", 1},
+		{"compute_capability", "8", 0},
+		{"compute_capability", "8.6", -1},
+		{"compute_capability", "10.0", -1},
+		{"cuda_version", "12.4", 1},
+		{"mig", "false", 0},
+		{"architecture", "ampere", 0},
 	}
 	for _, c := range cases {
 		got, ok := all[c.key].Compare(structs.ParseAttribute(c.operand))

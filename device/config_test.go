@@ -15,8 +15,10 @@ import (
 // Configuration is read as Nomad reads it, by the schema. Nothing in it is ever an error: what cannot be read has its
 // default and a warning, or closes the offer.
 func TestConfig(t *testing.T) {
-	defaults := settings{enabled: true, ignored: map[string]bool{}, period: 2 * time.Second, hangAfter: 10 * time.Second,
-		limits: health.Limits{RecoverAfter: 3, StrainAfter: time.Minute}}
+	defaults := settings{
+		enabled: true, ignored: map[string]bool{}, period: 2 * time.Second, hangAfter: 10 * time.Second,
+		limits: health.Limits{RecoverAfter: 3, StrainAfter: time.Minute},
+	}
 	cases := []struct {
 		name     string
 		given    string
@@ -71,8 +73,10 @@ func TestConfig(t *testing.T) {
 
 // comparable leaves out what has no equality worth testing here.
 func comparable(s settings) map[string]any {
-	return map[string]any{"enabled": s.enabled, "path": s.libraryPath, "ignored": s.ignored, "period": s.period, "hang": s.hangAfter,
-		"group": s.groupBy, "limits": s.limits, "idle": s.owner.IdleAfter, "names": s.owner.Names, "ignore": s.owner.Ignore, "closed": s.closed}
+	return map[string]any{
+		"enabled": s.enabled, "path": s.libraryPath, "ignored": s.ignored, "period": s.period, "hang": s.hangAfter,
+		"group": s.groupBy, "limits": s.limits, "idle": s.owner.IdleAfter, "names": s.owner.Names, "ignore": s.owner.Ignore, "closed": s.closed,
+	}
 }
 
 func TestMisreadOwnerBlockOffersNothing(t *testing.T) {

@@ -74,8 +74,10 @@ func (g *gpu) broken(reason string) { g.verdict = g.judge.Broken(reason) }
 
 // units are what Nomad may hand out of this card: itself, or its instances in MIG mode.
 func (g *gpu) units(w *worker) []unit {
-	base := unit{id: g.uuid, name: g.name, busID: g.busID, healthy: g.verdict.Healthy, reason: g.verdict.Reason,
-		traits: g.traits, numa: g.numa, worker: w, device: g.device, live: g.live}
+	base := unit{
+		id: g.uuid, name: g.name, busID: g.busID, healthy: g.verdict.Healthy, reason: g.verdict.Reason,
+		traits: g.traits, numa: g.numa, worker: w, device: g.device, live: g.live,
+	}
 	if base.name == "" {
 		base.name = unknownModel
 	}

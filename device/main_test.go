@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/shoenig/test/must"
+	"go.uber.org/goleak"
 
 	"pangaea/device/health"
 	"pangaea/e2e/nvmlsim"
@@ -31,7 +32,13 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	ours := goleak.IgnoreCurrent()
 	code := m.Run()
+	err = goleak.Find(ours)
+	if err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	os.RemoveAll(dir)
 	os.Exit(code)
 }

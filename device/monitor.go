@@ -40,8 +40,10 @@ type monitor struct {
 }
 
 func newMonitor(s settings, log hclog.Logger, restart func(string)) *monitor {
-	m := &monitor{settings: s, log: log, host: owner.Host{Proc: "/proc"}, sys: "/sys", gpus: make(map[string]*gpu),
-		watchers: make(map[string]*watcher), xids: make(chan xidEvent, 64)}
+	m := &monitor{
+		settings: s, log: log, host: owner.Host{Proc: "/proc"}, sys: "/sys", gpus: make(map[string]*gpu),
+		watchers: make(map[string]*watcher), xids: make(chan xidEvent, 64),
+	}
 	m.session = &session{lib: nvml.New(s.libraryPath), log: log, restart: restart, reply: make(chan sessionReply, 1)}
 	m.published.Store(&snapshot{changed: make(chan struct{})})
 	return m

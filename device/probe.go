@@ -72,10 +72,12 @@ type slot struct {
 	worker *worker
 	result chan probe // room for one: a look that returns late does not wait to be fetched
 	asked  bool
+	stale  bool // the look was begun in an earlier round, which waited for it
 }
 
 // begin starts a look unless the last one has not come back.
 func (s *slot) begin(ses *session, index int, withTraits bool) {
+	s.stale = s.asked
 	if s.asked {
 		return
 	}
@@ -90,7 +92,8 @@ func (s *slot) begin(ses *session, index int, withTraits bool) {
 	})
 }
 
-// fetch waits for the look until the deadline. There is none to wait for when the worker was busy with something else.
+// fetch waits for the look until the deadline: once, so that a GPU that hangs delays the others for one round. There is
+// none to wait for when the worker was busy with something else.
 func (s *slot) fetch(deadline <-chan struct{}) (probe, bool) {
 	if !s.asked {
 		return probe{}, false
@@ -100,6 +103,9 @@ func (s *slot) fetch(deadline <-chan struct{}) (probe, bool) {
 		s.asked = false
 		return p, true
 	default:
+	}
+	if s.stale {
+		return probe{}, false
 	}
 	select {
 	case p := <-s.result:

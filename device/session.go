@@ -1,6 +1,7 @@
 package device
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -106,8 +107,8 @@ func (s *session) settle(r sessionReply) (m nvml.Machine, ok, fresh bool, reason
 	s.broken = true
 	reason = r.err.Error()
 	s.say(reason)
-	failure, isFailure := r.err.(nvml.Failure)
-	if isFailure && failure.Code == nvml.VersionMismatch && s.lib.Stale() {
+	var failure nvml.Failure
+	if errors.As(r.err, &failure) && failure.Code == nvml.VersionMismatch && s.lib.Stale() {
 		s.restart("the NVIDIA driver was upgraded")
 	}
 	return m, false, false, reason

@@ -24,8 +24,10 @@ func TestStatistics(t *testing.T) {
 	one := all[0].InstanceStats[s.GPUs[0].UUID]
 	must.Eq(t, int64(39400), *one.Summary.IntNumeratorVal) // what the driver keeps for itself is apart
 	must.Eq(t, int64(81559), *one.Summary.IntDenominatorVal)
-	want := map[string]int64{"GPU utilization": 97, "Memory utilization": 41, "Power usage": 70, "Temperature": 34, "Memory temperature": 40,
-		"SM clock": 495, "Energy": 123456789, "ECC uncorrected errors": 0, "PCIe replays": 0, "NVLink sent": 0, "Memory reserved": 600}
+	want := map[string]int64{
+		"GPU utilization": 97, "Memory utilization": 41, "Power usage": 70, "Temperature": 34, "Memory temperature": 40,
+		"SM clock": 495, "Energy": 123456789, "ECC uncorrected errors": 0, "PCIe replays": 0, "NVLink sent": 0, "Memory reserved": 600,
+	}
 	for name, v := range want {
 		got, ok := one.Stats.Attributes[name]
 		must.True(t, ok, must.Sprint(name))

@@ -22,54 +22,45 @@ const (
 	resetFor   = 10 * time.Minute
 )
 
+// entry is what NVIDIA's catalogue says of an Xid, as far as it decides anything here.
+type entry struct {
+	class class
+	what  string
+}
+
 // classify sorts Xids by NVIDIA's catalogue of them. Unknown ones are suspect: NVIDIA adds new ones with every driver, and
 // a GPU that is out for two minutes costs less than jobs that fail on it.
 func classify(xid uint64) (class, string) {
-	switch xid {
-	case 13:
-		return application, "graphics engine exception"
-	case 31:
-		return application, "GPU memory page fault"
-	case 43:
-		return application, "GPU stopped processing"
-	case 45:
-		return application, "preemptive cleanup"
-	case 68:
-		return application, "video processor exception"
-	case 69:
-		return application, "graphics engine class error"
-	case 109:
-		return application, "context switch timeout"
-	case 63:
-		return application, "row remapping recorded" // the pending remap itself is read from the GPU
-	case 92:
-		return application, "high single-bit ECC rate" // corrected
-	case 94:
-		return application, "contained ECC error" // hits only the program that read it; the remap is read from the GPU
-	case 48:
-		return reset, "double-bit ECC error"
-	case 62:
-		return reset, "micro-controller halt"
-	case 64:
-		return replace, "row remapping failed"
-	case 74:
-		return reset, "NVLink error"
-	case 79:
-		return reset, "fallen off the bus"
-	case 95:
-		return reset, "uncontained ECC error"
-	case 119, 120:
-		return reset, "GSP firmware error"
-	case 140:
-		return reset, "unrecovered ECC error"
-	case 143:
-		return reset, "GPU initialisation failed"
-	case 154:
-		return reset, "recovery action needed"
-	case 160, 161:
-		return replace, "channel or row repair failed"
+	catalogue := map[uint64]entry{
+		13:  {application, "graphics engine exception"},
+		31:  {application, "GPU memory page fault"},
+		43:  {application, "GPU stopped processing"},
+		45:  {application, "preemptive cleanup"},
+		48:  {reset, "double-bit ECC error"},
+		62:  {reset, "micro-controller halt"},
+		63:  {application, "row remapping recorded"}, // the pending remap itself is read from the GPU
+		64:  {replace, "row remapping failed"},
+		68:  {application, "video processor exception"},
+		69:  {application, "graphics engine class error"},
+		74:  {reset, "NVLink error"},
+		79:  {reset, "fallen off the bus"},
+		92:  {application, "high single-bit ECC rate"}, // all corrected
+		94:  {application, "contained ECC error"},      // hits only the program that read it; the remap is read from the GPU
+		95:  {reset, "uncontained ECC error"},
+		109: {application, "context switch timeout"},
+		119: {reset, "GSP firmware error"},
+		120: {reset, "GSP firmware error"},
+		140: {reset, "unrecovered ECC error"},
+		143: {reset, "GPU initialisation failed"},
+		154: {reset, "recovery action needed"},
+		160: {replace, "channel repair failed"},
+		161: {replace, "row repair failed"},
 	}
-	return suspect, "unknown to Pangaea"
+	e, ok := catalogue[xid]
+	if !ok {
+		return suspect, "unknown to Pangaea"
+	}
+	return e.class, e.what
 }
 
 func xidReason(xid uint64, what string) string { return fmt.Sprintf("Xid %d: %s", xid, what) }

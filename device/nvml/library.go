@@ -58,7 +58,7 @@ func (l *Library) Open(t *Trace) error {
 func (l *Library) Close(t *Trace) {
 	t.begin("nvmlShutdown")
 	defer t.end()
-	l.api.Shutdown()
+	_ = l.api.Shutdown() // a library that cannot even end is opened anew all the same
 }
 
 // Stale tells whether the library's file was replaced since it was loaded, as a driver upgrade does. This process

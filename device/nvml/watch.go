@@ -24,7 +24,7 @@ func (d Device) Watch() (*Watch, error) {
 	d.trace.begin("nvmlDeviceRegisterEvents")
 	ret = d.handle.RegisterEvents(nvml.EventTypeXidCriticalError, set)
 	if ret != nvml.SUCCESS {
-		set.Free()
+		_ = set.Free()
 		return nil, Failure{Call: "nvmlDeviceRegisterEvents", Code: Code(ret)}
 	}
 	return &Watch{device: d, set: set}, nil
@@ -50,4 +50,4 @@ func (w *Watch) Next(milliseconds uint32) (xid uint64, ok bool, err error) {
 }
 
 // Close ends the registration.
-func (w *Watch) Close() { w.set.Free() }
+func (w *Watch) Close() { _ = w.set.Free() }

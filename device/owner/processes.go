@@ -18,8 +18,10 @@ type Host struct {
 
 // desktop are the compositors and daemons that hold a GPU without anyone working with it.
 func desktop() []string {
-	return []string{"Xorg", "X", "Xwayland", "gnome-shell", "kwin_wayland", "kwin_x11", "plasmashell", "mutter", "cinnamon", "compiz",
-		"sddm-greeter", "gnome-remote-de", "nvidia-persiste", "nvidia-smi", "nv-hostengine", "dcgm-exporter", "nvidia-cuda-mps"}
+	return []string{
+		"Xorg", "X", "Xwayland", "gnome-shell", "kwin_wayland", "kwin_x11", "plasmashell", "mutter", "cinnamon", "compiz",
+		"sddm-greeter", "gnome-remote-de", "nvidia-persiste", "nvidia-smi", "nv-hostengine", "dcgm-exporter", "nvidia-cuda-mps",
+	}
 }
 
 // Foreign is the first process that is the owner's own, as "name (pid)", "" when there is none. With names given, only
