@@ -78,7 +78,7 @@ func (g *guard) check(ctx context.Context) {
 	for key, placed := range snapshot.jobs {
 		ttl := placed.stopAfter()
 		if ttl == 0 || placed.stopped {
-			delete(g.renewed, key)
+			g.forget(ctx, key)
 			continue
 		}
 		since := lost
@@ -94,9 +94,21 @@ func (g *guard) check(ctx context.Context) {
 	}
 	for key := range g.renewed {
 		if snapshot.jobs[key] == nil {
-			delete(g.renewed, key)
-			_ = g.placements.cluster.DeleteVariable(ctx, key.namespace, leasePath(key.id))
+			g.forget(ctx, key)
 		}
+	}
+}
+
+// forget removes the lease of a placement that has ended. One that stays behind holds nothing but a number.
+func (g *guard) forget(ctx context.Context, key jobKey) {
+	_, known := g.renewed[key]
+	if !known {
+		return
+	}
+	delete(g.renewed, key)
+	err := g.placements.cluster.DeleteVariable(ctx, key.namespace, leasePath(key.id))
+	if err != nil {
+		g.placements.logger.Debug("cannot remove a lease", "job", key.id, "error", err)
 	}
 }
 
