@@ -6,12 +6,6 @@ import (
 	"pangaea/federation/pool"
 )
 
-// stock is what is left on the nodes of one class while a job is being placed. A stock is shared by the job's groups,
-// so that together they never ask for more than was offered.
-type stock struct {
-	free []pool.Capacity
-}
-
 // fit returns how many allocations of the group one node with this capacity takes, at most limit.
 func (g *group) fit(capacity pool.Capacity, devices [][]string, limit int) int {
 	if g.perNode {
@@ -20,6 +14,10 @@ func (g *group) fit(capacity pool.Capacity, devices [][]string, limit int) int {
 	limit = min(limit, bound(capacity.CPU, g.cpu, limit), bound(capacity.MemoryMB, g.memory, limit), bound(capacity.DiskMB, g.disk, limit))
 	if len(g.devices) == 0 || limit <= 0 {
 		return max(limit, 0)
+	}
+	if len(g.devices) == 1 && len(devices[0]) == 1 { // by far the most jobs: no need to try
+		want := max(int(g.devices[0].Count), 1)
+		return min(limit, max(capacity.Devices[devices[0][0]], 0)/want)
 	}
 	left := maps.Clone(capacity.Devices)
 	n := 0
@@ -54,10 +52,10 @@ func (g *group) takeDevices(left map[string]int, devices [][]string) bool {
 	return true
 }
 
-// room counts the allocations that the stock takes, at most limit.
-func (s *stock) room(g *group, devices [][]string, limit int) int {
+// room counts the allocations that fit into what is free, at most limit.
+func (g *group) room(free []pool.Capacity, devices [][]string, limit int) int {
 	total := 0
-	for _, capacity := range s.free {
+	for _, capacity := range free {
 		total += capacity.Count * g.fit(capacity, devices, limit)
 		if total >= limit {
 			return limit
@@ -66,11 +64,9 @@ func (s *stock) room(g *group, devices [][]string, limit int) int {
 	return total
 }
 
-// take removes n allocations from the stock, filling the fullest fitting nodes first, and returns how many it took.
-func (s *stock) take(g *group, devices [][]string, n int) int {
-	taken := 0
-	var out []pool.Capacity
-	for _, capacity := range s.free {
+// take returns what is left of a class when n allocations fill its nodes one after the other, and how many fit.
+func (g *group) take(free []pool.Capacity, devices [][]string, n int) (out []pool.Capacity, taken int) {
+	for _, capacity := range free {
 		want := n - taken
 		each := g.fit(capacity, devices, want)
 		if want <= 0 || each == 0 {
@@ -85,8 +81,7 @@ func (s *stock) take(g *group, devices [][]string, n int) int {
 		out = append(out, g.split(capacity, devices, full, each, rest)...)
 		taken += full*each + rest
 	}
-	s.free = out
-	return taken
+	return out, taken
 }
 
 // split divides a bucket into nodes that got each, one that got rest, and those that got nothing.

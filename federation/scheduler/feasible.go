@@ -63,15 +63,23 @@ func regions(job *api.Job) map[string]bool {
 }
 
 // memberReason says why a member as a whole is out of the question, or "".
-func (c *checker) memberReason(g *group, m Member, excluded map[string]Exclusion) string {
+func (c *checker) memberReason(g *group, m Member) string {
 	if c.regions != nil && !c.regions[m.Alias] {
 		return "region = " + value(c.job.Region)
 	}
 	if g.maxPrice >= 0 && m.Offer.price > g.maxPrice {
 		return fmt.Sprintf("pool_max_price = %s", strconv.FormatFloat(g.maxPrice, 'f', -1, 64))
 	}
-	if refusal, ok := excluded[m.Alias]; ok && len(refusal.Failed) == 0 {
-		return "member " + m.Alias + ": " + refusal.Reason
+	return c.unmet(g.memberConstraints, m.Offer.head)
+}
+
+// unmet names the first constraint that a node does not meet, or "".
+func (c *checker) unmet(constraints []*structs.Constraint, node *structs.Node) string {
+	for i := range constraints {
+		c.constraints.SetConstraints(constraints[i : i+1])
+		if !c.constraints.Feasible(node) {
+			return constraints[i].String()
+		}
 	}
 	return ""
 }
@@ -98,11 +106,8 @@ func (c *checker) reason(g *group, node *structs.Node) string {
 	if !c.drivers.Feasible(node) {
 		return reasonDrivers
 	}
-	for _, one := range g.constraints {
-		c.constraints.SetConstraints([]*structs.Constraint{one})
-		if !c.constraints.Feasible(node) {
-			return one.String()
-		}
+	if unmet := c.unmet(g.constraints, node); unmet != "" {
+		return unmet
 	}
 	for _, volume := range g.volumes {
 		if volume.Type != "" && volume.Type != structs.VolumeTypeHost || volume.Sticky {
@@ -144,20 +149,15 @@ func (c *checker) deviceGroups(g *group, node *structs.Node) [][]string {
 	return out
 }
 
-// affinity is the class's weighted score in [-1, 1], as Nomad computes it.
-func (c *checker) affinity(g *group, node *structs.Node) float64 {
-	var score, total float64
-	for _, a := range g.affinities {
-		c.constraints.SetConstraints([]*structs.Constraint{a.constraint})
-		if c.constraints.Feasible(node) {
+// affinity adds up the weights of the affinities that a node meets.
+func (c *checker) affinity(affinities []affinity, node *structs.Node) float64 {
+	var score float64
+	for _, a := range affinities {
+		if c.unmet([]*structs.Constraint{a.constraint}, node) == "" {
 			score += a.weight
 		}
-		total += max(a.weight, -a.weight)
 	}
-	if total == 0 {
-		return 0
-	}
-	return score / total
+	return score
 }
 
 func orDefault(s, def string) string {

@@ -13,16 +13,21 @@ import (
 
 // group is what one task group asks for, gathered from its job, itself and its tasks.
 type group struct {
-	name        string
-	count       int
-	gang        bool
-	colocate    string
-	maxPrice    float64 // negative: none
+	name     string
+	count    int
+	gang     bool
+	colocate string
+	maxPrice float64 // negative: none
+	// What asks about the pool's own attributes is the same for all of a member's nodes and is asked once a member.
+	memberConstraints []*structs.Constraint
+	memberAffinities  []affinity
+
 	constraints []*structs.Constraint
 	drivers     map[string]struct{}
 	devices     []*structs.RequestedDevice
 	volumes     map[string]*api.VolumeRequest
 	affinities  []affinity
+	weights     float64 // of all affinities, to norm their sum
 	spreads     []*api.Spread
 	properties  []property
 	perNode     bool // distinct_hosts
@@ -57,7 +62,7 @@ func newGroup(job *api.Job, tg *api.TaskGroup) group {
 	if err == nil && price >= 0 {
 		g.maxPrice = price
 	}
-	g.constraints = newConstraints(job.Constraints, tg.Constraints)
+	g.addConstraints(job.Constraints, tg.Constraints)
 	g.spreads = slices.Concat(job.Spreads, tg.Spreads)
 	g.addAffinities(job.Affinities)
 	g.addAffinities(tg.Affinities)
@@ -74,7 +79,7 @@ func newGroup(job *api.Job, tg *api.TaskGroup) group {
 
 func (g *group) addTask(task *api.Task) {
 	g.drivers[task.Driver] = struct{}{}
-	g.constraints = append(g.constraints, newConstraints(task.Constraints)...)
+	g.addConstraints(task.Constraints)
 	g.addAffinities(task.Affinities)
 	if task.Resources == nil {
 		return
@@ -100,10 +105,39 @@ func (g *group) addAffinities(list []*api.Affinity) {
 		if a.Weight != nil {
 			weight = float64(*a.Weight)
 		}
-		g.affinities = append(g.affinities, affinity{
-			constraint: &structs.Constraint{LTarget: a.LTarget, RTarget: a.RTarget, Operand: a.Operand}, weight: weight,
-		})
+		one := affinity{constraint: &structs.Constraint{LTarget: a.LTarget, RTarget: a.RTarget, Operand: a.Operand}, weight: weight}
+		g.weights += max(weight, -weight)
+		if isPools(one.constraint) {
+			g.memberAffinities = append(g.memberAffinities, one)
+		} else {
+			g.affinities = append(g.affinities, one)
+		}
 	}
+}
+
+func (g *group) addConstraints(lists ...[]*api.Constraint) {
+	for _, c := range newConstraints(lists...) {
+		if isPools(c) {
+			g.memberConstraints = append(g.memberConstraints, c)
+		} else {
+			g.constraints = append(g.constraints, c)
+		}
+	}
+}
+
+// isPools tells constraints that ask about the pool's attributes and nothing else.
+func isPools(c *structs.Constraint) bool {
+	const prefix = "${meta.pool."
+	known := func(target string) bool { return strings.HasPrefix(target, prefix) || !strings.HasPrefix(target, "${") }
+	return known(c.LTarget) && known(c.RTarget) && (strings.HasPrefix(c.LTarget, prefix) || strings.HasPrefix(c.RTarget, prefix))
+}
+
+// join norms the sum of a member's and its class's affinities to [-1, 1], as Nomad does.
+func (g *group) join(member, class float64) float64 {
+	if g.weights == 0 {
+		return 0
+	}
+	return (member + class) / g.weights
 }
 
 func (g *group) addDistinct(list []*api.Constraint) {

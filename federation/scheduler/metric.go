@@ -4,6 +4,8 @@ import (
 	"github.com/hashicorp/nomad/api"
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/ryanuber/go-glob"
+
+	"pangaea/federation/pool"
 )
 
 // metric gathers Nomad's explanation of a placement that failed.
@@ -48,17 +50,17 @@ func (m *metric) filtered(c *class, reason string) {
 	}
 }
 
-// exhausted counts the nodes of an option that take no more of the group.
-func (m *metric) exhausted(g *group, o option) {
-	for _, capacity := range o.stock.free {
-		dimension := g.shortage(capacity, o.devices)
+// exhausted counts the nodes of a class that take no more of the group.
+func (m *metric) exhausted(g *group, c *class, free []pool.Capacity, devices [][]string) {
+	for _, capacity := range free {
+		dimension := g.shortage(capacity, devices)
 		if dimension == "" {
 			continue
 		}
 		m.out.NodesExhausted += capacity.Count
 		m.out.DimensionExhausted[dimension] += capacity.Count
-		if o.node.NodeClass != "" {
-			m.out.ClassExhausted[o.node.NodeClass] += capacity.Count
+		if c.node.NodeClass != "" {
+			m.out.ClassExhausted[c.node.NodeClass] += capacity.Count
 		}
 	}
 }

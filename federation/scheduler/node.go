@@ -1,6 +1,8 @@
 package scheduler
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"maps"
 	"strconv"
 
@@ -39,6 +41,21 @@ func newNode(from *api.Node, offer pool.Offer) *structs.Node {
 		}
 	}
 	return node
+}
+
+// signature is equal for nodes that no constraint on anything but the pool's attributes can tell apart.
+type signature [sha256.Size]byte
+
+func sign(node *api.Node) signature {
+	devices := []*api.NodeDeviceResource{}
+	if node.NodeResources != nil {
+		devices = node.NodeResources.Devices
+	}
+	data, err := json.Marshal([]any{node.Datacenter, node.NodePool, node.NodeClass, node.Attributes, node.Meta, node.Drivers, node.HostVolumes, devices})
+	if err != nil { // these types cannot fail; a signature of its own is the safe answer
+		data = []byte(node.ID)
+	}
+	return sha256.Sum256(data)
 }
 
 func poolMeta(meta map[string]string, offer pool.Offer) map[string]string {

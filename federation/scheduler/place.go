@@ -14,16 +14,16 @@ import (
 type placer struct {
 	request Request
 	check   *checker
-	members []Member            // ready ones with an offer, by alias
-	stocks  map[string][]*stock // by alias, parallel to the offer's classes
-	used    map[string]bool     // members that run some of the job already
+	members []Member                   // ready ones with an offer, by alias
+	taken   map[*class][]pool.Capacity // what is left of classes that gave some to the job's earlier groups
+	used    map[string]bool            // members that run some of the job already
 	out     Result
 }
 
 // Place decides where the job's missing allocations go.
 func Place(request Request) Result {
 	p := &placer{
-		request: request, check: newChecker(request.Job), stocks: map[string][]*stock{}, used: map[string]bool{},
+		request: request, check: newChecker(request.Job), taken: map[*class][]pool.Capacity{}, used: map[string]bool{},
 		out: Result{Failed: map[string]*api.AllocationMetric{}},
 	}
 	for _, m := range request.Members {
@@ -50,7 +50,7 @@ func (p *placer) placeGroup(g *group) {
 	shares, have := keep(p.request.Current, g)
 	need := g.count - have
 	if need > 0 {
-		options, metric := p.options(g, need)
+		options := p.options(g, need)
 		picked := p.choose(g, options, shares, need)
 		placed := 0
 		for _, n := range picked {
@@ -58,7 +58,7 @@ func (p *placer) placeGroup(g *group) {
 		}
 		shares = p.add(g, shares, picked, options)
 		if placed < need {
-			p.fail(g, options, metric, need-placed)
+			p.fail(g, need-placed)
 		}
 	}
 	p.out.Shares = append(p.out.Shares, numbered(shares, g)...)
@@ -90,16 +90,20 @@ func (p *placer) add(g *group, shares []Share, picked map[int]int, options []opt
 	byMember := map[string]int{}
 	for _, i := range slices.Sorted(maps.Keys(picked)) {
 		o := options[i]
-		byMember[o.member.Alias] += o.stock.take(g, o.devices, picked[i])
+		left, taken := g.take(p.free(o.class), o.devices, picked[i])
+		p.taken[o.class] = left
+		byMember[o.at.alias] += taken
 	}
 	for i := range shares {
 		shares[i].Count += byMember[shares[i].Member]
 		delete(byMember, shares[i].Member)
 	}
+	seen := map[string]bool{}
 	var order []string // options are ranked, so new members follow in that order
 	for _, o := range options {
-		if byMember[o.member.Alias] > 0 && !slices.Contains(order, o.member.Alias) {
-			order = append(order, o.member.Alias)
+		if byMember[o.at.alias] > 0 && !seen[o.at.alias] {
+			seen[o.at.alias] = true
+			order = append(order, o.at.alias)
 		}
 	}
 	for _, alias := range order {
@@ -124,7 +128,7 @@ func numbered(shares []Share, g *group) []Share {
 // one on every node that fits.
 func (p *placer) placeEverywhere(g *group) {
 	var shares []Share
-	options, metric := p.options(g, 1)
+	options := p.options(g, 1)
 	seen := map[string]bool{}
 	for _, share := range p.request.Current {
 		if share.Group == g.name && !seen[share.Member] {
@@ -133,13 +137,13 @@ func (p *placer) placeEverywhere(g *group) {
 		}
 	}
 	for _, o := range options {
-		if o.room > 0 && !seen[o.member.Alias] {
-			seen[o.member.Alias] = true
-			shares = append(shares, Share{Member: o.member.Alias, Group: g.name, GroupShare: pool.GroupShare{Count: g.count}})
+		if !seen[o.at.alias] {
+			seen[o.at.alias] = true
+			shares = append(shares, Share{Member: o.at.alias, Group: g.name, GroupShare: pool.GroupShare{Count: g.count}})
 		}
 	}
 	if len(shares) == 0 {
-		p.fail(g, options, metric, 1)
+		p.fail(g, 1)
 	}
 	slices.SortFunc(shares, func(a, b Share) int { return cmp.Compare(a.Member, b.Member) })
 	for i := range shares {
@@ -148,11 +152,9 @@ func (p *placer) placeEverywhere(g *group) {
 	p.out.Shares = append(p.out.Shares, shares...)
 }
 
-// fail completes the metric with what is exhausted, and with the members' own refusals.
-func (p *placer) fail(g *group, options []option, metric *metric, missing int) {
-	for _, o := range options {
-		metric.exhausted(g, o)
-	}
+// fail explains what could not be placed, with the members' own refusals.
+func (p *placer) fail(g *group, missing int) {
+	metric := p.explain(g)
 	for _, alias := range slices.Sorted(maps.Keys(p.request.Excluded)) {
 		metric.merge(p.request.Excluded[alias].Failed[g.name])
 	}

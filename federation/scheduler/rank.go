@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strconv"
 
 	"github.com/hashicorp/nomad/api"
 
@@ -12,29 +13,25 @@ import (
 
 // rank orders options: affinity, price, members that run some of the job already, members that take all of the rest,
 // then the fullest of those or the emptiest of the others, so that a group is split over as few members as can be.
-func (p *placer) rank(g *group, options []option, need int) {
-	room := map[string]int{}
-	for _, o := range options {
-		room[o.member.Alias] = min(room[o.member.Alias]+o.room, need)
-	}
-	spare := map[string]int{} // finer than room: how much would be left of a member that takes all
-	for _, o := range options {
-		for _, c := range o.stock.free {
-			spare[o.member.Alias] += c.Count * (1 + gpus(c))
-		}
-	}
-	slices.SortStableFunc(options, func(a, b option) int {
-		x, y := a.member.Alias, b.member.Alias
+func (p *placer) rank(g *group, candidates []*candidate) []option {
+	compare := func(a, b *candidate) int {
 		return cmp.Or(
-			cmp.Compare(b.affinity, a.affinity),
-			cmp.Compare(a.member.Offer.price, b.member.Offer.price),
-			cmp.Compare(order(!p.used[x]), order(!p.used[y])),
-			cmp.Compare(room[y], room[x]),
-			cmp.Compare(spare[x], spare[y]),
-			cmp.Compare(x, y),
+			cmp.Compare(a.price, b.price),
+			cmp.Compare(order(!a.used), order(!b.used)),
+			cmp.Compare(b.room, a.room),
+			cmp.Compare(a.spare, b.spare),
+			cmp.Compare(a.alias, b.alias),
 		)
-	})
-	_ = g
+	}
+	slices.SortFunc(candidates, func(a, b *candidate) int { return cmp.Or(cmp.Compare(b.affinity, a.affinity), compare(a, b)) })
+	var out []option
+	for _, c := range candidates {
+		out = append(out, c.options...)
+	}
+	if len(g.affinities) > 0 { // only then can classes of one member differ in rank
+		slices.SortStableFunc(out, func(a, b option) int { return cmp.Or(cmp.Compare(b.affinity, a.affinity), compare(a.at, b.at)) })
+	}
+	return out
 }
 
 func gpus(c pool.Capacity) int {
@@ -101,7 +98,7 @@ func (p *placer) domains(g *group, options []option, shares []Share) [][]int {
 	index := map[string]int{}
 	var out [][]int
 	for i, o := range options {
-		k := key(o.member.Alias, o.member.Offer.place)
+		k := key(o.at.alias, o.at.place)
 		if isPinned && k != pinned {
 			continue
 		}
@@ -141,19 +138,26 @@ type tally struct {
 	counts map[string]int
 }
 
+// fillEvenly gives one allocation at a time to the best option, since each changes what is best next. Options with the
+// same values differ in rank alone, so only the first of them that has room is a choice.
 func (p *placer) fillEvenly(g *group, options []option, domain []int, shares []Share, need int) map[int]int {
 	tallies := p.tallies(g, options, shares)
+	queues := alike(options, domain, tallies)
 	picked := map[int]int{}
 	for range need {
 		best, bestScore := -1, 0.0
-		for _, i := range domain {
-			if picked[i] >= options[i].room {
+		for q, queue := range queues {
+			for len(queue) > 0 && picked[queue[0]] >= options[queue[0]].room {
+				queue = queue[1:]
+			}
+			queues[q] = queue
+			if len(queue) == 0 {
 				continue
 			}
-			score, ok := score(tallies, i, g.count)
-			// Options are in rank order, so an equal score later in the list is the worse choice.
-			if ok && (best < 0 || score+options[i].affinity > bestScore) {
-				best, bestScore = i, score+options[i].affinity
+			score, ok := score(tallies, queue[0], g.count)
+			score += options[queue[0]].affinity
+			if ok && (best < 0 || score > bestScore || score == bestScore && queue[0] < best) {
+				best, bestScore = queue[0], score
 			}
 		}
 		if best < 0 {
@@ -165,6 +169,26 @@ func (p *placer) fillEvenly(g *group, options []option, domain []int, shares []S
 		}
 	}
 	return picked
+}
+
+// alike gathers the options of a domain that have the same values and affinity, in rank order.
+func alike(options []option, domain []int, tallies []*tally) [][]int {
+	index := map[string]int{}
+	var out [][]int
+	for _, i := range domain {
+		key := strconv.FormatFloat(options[i].affinity, 'g', -1, 64)
+		for _, t := range tallies {
+			key += "\x00" + t.values[i]
+		}
+		at, ok := index[key]
+		if !ok {
+			at = len(out)
+			index[key] = at
+			out = append(out, nil)
+		}
+		out[at] = append(out[at], i)
+	}
+	return out
 }
 
 func (p *placer) tallies(g *group, options []option, shares []Share) []*tally {
@@ -179,9 +203,10 @@ func (p *placer) tallies(g *group, options []option, shares []Share) []*tally {
 		t.counts = map[string]int{}
 		byMember := map[string]string{}
 		for _, o := range options {
-			v, _ := resolve(t.target, o.node)
+			v, _ := resolve(t.target, o.class.node)
 			t.values = append(t.values, v)
-			byMember[o.member.Alias] = v
+			t.counts[v] += 0 // a value that has none yet counts as the least
+			byMember[o.at.alias] = v
 		}
 		for _, share := range shares {
 			if v, ok := byMember[share.Member]; ok {

@@ -67,27 +67,31 @@ func (r Result) Groups(member string) map[string]pool.GroupShare {
 type Offer struct {
 	place   pool.Place
 	price   float64
+	head    *structs.Node // nothing but the pool's own attributes
 	classes []class
 }
 
 type class struct {
 	node  *structs.Node
+	kind  signature
 	nodes int // how many nodes are of this class
+	spare int // nodes and GPUs that are free
 	free  []pool.Capacity
 }
 
 // NewOffer prepares an offer. The pool's own words (member, country, price, ...) are set on every class from the
 // offer's head, since the alias comes from a certificate and must not be the member's to choose.
 func NewOffer(offer pool.Offer) *Offer {
-	out := &Offer{place: offer.Place, price: offer.Price, classes: make([]class, 0, len(offer.Classes))}
+	out := &Offer{place: offer.Place, price: offer.Price, head: &structs.Node{Meta: poolMeta(nil, offer)}, classes: make([]class, 0, len(offer.Classes))}
 	for _, c := range offer.Classes {
 		if c.Node == nil {
 			continue
 		}
-		prepared := class{node: newNode(c.Node, offer)}
+		prepared := class{node: newNode(c.Node, offer), kind: sign(c.Node)}
 		for _, capacity := range c.Free {
 			if capacity.Count > 0 {
 				prepared.nodes += capacity.Count
+				prepared.spare += capacity.Count * (1 + gpus(capacity))
 				prepared.free = append(prepared.free, capacity)
 			}
 		}
