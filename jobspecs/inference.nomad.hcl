@@ -1,5 +1,7 @@
 # A model server that may run in France or Germany only, on a GPU with at least 40 GiB. If its member is lost, the pool
-# starts it elsewhere in those countries after lost_after; stop_on_client_after makes sure that two never run at once.
+# starts it elsewhere in those countries after lost_after, and stops the old copy when the member returns. For a service
+# that must never run twice, not even while its member is away, say stop_on_client_after instead: the old copy ends by
+# itself, and the pool waits until it must have.
 variable "registry" {
   default     = "10.199.0.1:5000"
   description = "Registry that holds the image; the demo's own by default."
@@ -14,9 +16,9 @@ job "inference" {
   type = "service"
 
   constraint {
-    attribute = "${var.countries}"
-    operator  = "set_contains"
-    value     = "${meta.pool.country}"
+    attribute = "${meta.pool.country}"
+    operator  = "set_contains_any"
+    value     = var.countries
   }
 
   group "server" {
@@ -28,9 +30,8 @@ job "inference" {
     }
 
     disconnect {
-      lost_after           = "20s"
-      stop_on_client_after = "10s"
-      replace              = true
+      lost_after = "20s"
+      replace    = true
     }
 
     task "server" {
