@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/shoenig/test/must"
 )
 
@@ -58,32 +57,4 @@ func TestRootMountMapsOwnersAndIsolatesWrites(t *testing.T) {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	must.NoError(t, err)
 	must.False(t, strings.Contains(string(mounts), s.root))
-}
-
-func BenchmarkRootMount(b *testing.B) {
-	t := &testing.T{}
-	_ = t
-	s, img := benchStore(b)
-	for b.Loop() {
-		_, err := s.Mount(b.Context(), MountRequest{ID: "bench", Image: img, HostUID: base, HostGID: base, IDCount: 65536})
-		if err != nil {
-			b.Fatal(err)
-		}
-		err = s.Unmount("bench")
-		if err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func benchStore(b *testing.B) (*Store, *Image) {
-	b.Helper()
-	s, err := Open(b.TempDir(), Options{})
-	must.NoError(b, err)
-	b.Cleanup(func() { _ = s.Close() })
-	for d := s.root; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
-		must.NoError(b, os.Chmod(d, 0o755))
-	}
-	img := &Image{Ref: "bench", Digest: "sha256:" + strings.Repeat("a", 64), Config: v1.Config{}}
-	return s, img
 }

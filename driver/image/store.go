@@ -125,8 +125,29 @@ func (s *Store) mkdirs() error {
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
+	for _, dir := range []string{s.path("tmp"), s.path("tasks"), s.rootfsDir("")} {
+		spread(dir)
+	}
 	return os.Chmod(s.path(""), 0o700)
 }
+
+// spread tells ext4 to put each subdirectory of dir into a block group of its own (chattr +T). Otherwise all
+// layers crowd into their parent's, where every new file first steps over the inodes of lately deleted
+// ones: 2,000 files a second instead of 70,000 were measured. Elsewhere it does nothing.
+func spread(dir string) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	defer func() { _ = f.Close() }()
+	flags, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	if err == nil {
+		_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags|topDir)
+	}
+}
+
+// topDir is the kernel's FS_TOPDIR_FL.
+const topDir = 0x00020000
 
 // path gives a path among the store's private files. Its parts are the store's own or validated.
 func (s *Store) path(parts ...string) string {
