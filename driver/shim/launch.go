@@ -110,6 +110,7 @@ func (s *shim) admit(start func() error) error {
 	}
 	s.report("held")
 	if !s.hold() {
+		s.unstarted = true
 		return nil // Its end is seen and recorded like that of a task that ran.
 	}
 	err := start()
@@ -209,10 +210,10 @@ func (s *shim) ended() bool {
 
 // startedOrFailed reports what became of the program.
 func (s *shim) startedOrFailed() error {
-	failed := s.error == "" && s.ended() && s.name() == initName
+	failed := !s.unstarted && s.error == "" && s.ended() && s.name() == initName
 	reason := "the kernel refused to execute the program: it is made for another machine, or its interpreter is missing"
 	if s.lease.exists() {
-		if failed && !s.lease.expired {
+		if failed {
 			s.error = reason
 		}
 		return nil

@@ -26,7 +26,9 @@ type shim struct {
 	lease  lease
 	out    [2]stream
 	null   int
-	error  string
+	// unstarted says that the task was killed while its lease held it; error, why its program never ran.
+	unstarted bool
+	error     string
 }
 
 // setUp reads what the supervisor wrote down.

@@ -211,6 +211,7 @@ func TestRootKilledBetweenCreateAndStart(t *testing.T) {
 	b.abandon(l)
 	state := b.state(l)
 	must.NoError(t, unix.Kill(state.ShimPid, unix.SIGKILL))
+	eventually(t, "the shim is dead", func() bool { return !record.Alive(state.ShimPid, state.ShimStartTime) })
 	_, err := b.sup.Recover(l.Dir)
 	must.ErrorIs(t, err, ErrGone)
 	must.False(t, record.Alive(state.Pid, state.StartTime))
