@@ -76,6 +76,9 @@ func newWorld(t *testing.T, change func(*Config)) *world {
 	must.NoError(t, err)
 	// The sandbox's mapped users must be able to walk to their root file systems.
 	must.NoError(t, os.Chmod(w.state, 0o711))
+	// Nomad's harness makes directories that it does not remove whole.
+	t.Setenv("TMPDIR", filepath.Join(w.state, "tmp"))
+	must.NoError(t, os.Mkdir(os.Getenv("TMPDIR"), 0o711))
 	w.config = Config{
 		StateDir: w.state, InsecureRegistries: []string{w.registry},
 		ShimPath: filepath.Join(built, shimName), RuntimePath: filepath.Join(built, runtimeName),
@@ -301,7 +304,7 @@ func mounts(t *testing.T) []string {
 	var list []string
 	for _, line := range strings.Split(string(text), "\n") {
 		fields := strings.Fields(line)
-		if len(fields) > 4 && strings.Contains(fields[4], "/pangaea-driver-") {
+		if len(fields) > 4 && strings.Contains(fields[4], "/pangaea-driver-") && !strings.Contains(fields[4], "/pangaea-driver-programs") {
 			list = append(list, fields[4])
 		}
 	}
