@@ -47,6 +47,10 @@ func main() {
 	code, err := run(os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "pangaea-runtime:", err)
+		// Standard error may be the sandbox's; the shim reads the log.
+		if logrus.StandardLogger().Out != os.Stderr {
+			logrus.Error(err)
+		}
 	}
 	os.Exit(code)
 }
