@@ -68,7 +68,7 @@ func (s *Store) unpack(ctx context.Context, l layerPlan, dir string, budget *lay
 }
 
 // place renames a finished layer into the store. What is in the way is a copy that power loss may have
-// hurt: it moves out rather than being deleted, since a mount may still use it.
+// hurt; nothing of this boot mounts it, since Mount takes whole layers only.
 func (s *Store) place(dir, hex string) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
