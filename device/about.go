@@ -44,6 +44,7 @@ func configSchema() *hclspec.Spec {
 		"recover_after":         hclspec.NewAttr("recover_after", "number", false),
 		"strain_after":          hclspec.NewAttr("strain_after", "string", false),
 		"max_uncorrectable_ecc": hclspec.NewAttr("max_uncorrectable_ecc", "number", false),
+		"allow_replicas":        hclspec.NewAttr("allow_replicas", "number", false),
 		"group_by":              hclspec.NewAttr("group_by", "string", false),
 		"owner": hclspec.NewBlock("owner", false, hclspec.NewObject(map[string]*hclspec.Spec{
 			"hours":            hclspec.NewAttr("hours", "list(string)", false),

@@ -46,6 +46,9 @@ func attributes(u unit, m nvml.Machine) map[string]*structs.Attribute {
 	put(all, "numa_node", u.numa, count[int])
 	put(all, "nvlink_peers", t.NVLinkPeers, count[int])
 	put(all, "nvlink_clique", t.NVLinkClique, structs.NewStringAttribute)
+	if u.replicas > 0 {
+		all["replicas"] = count(u.replicas)
+	}
 	if u.profile != "" {
 		all["mig_profile"] = structs.NewStringAttribute(u.profile)
 	}

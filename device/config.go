@@ -19,6 +19,7 @@ type Config struct {
 	StrainAfter         string   `codec:"strain_after"`          // 1m of heat or power brake makes a GPU unhealthy
 	MaxUncorrectableECC uint64   `codec:"max_uncorrectable_ecc"` // 0
 	GroupBy             string   `codec:"group_by"`              // "numa" or "nvlink": a task's GPUs all lie in one
+	AllowReplicas       int      `codec:"allow_replicas"`        // 0: how many tasks may share each GPU, taking turns
 	Owner               *Owner   `codec:"owner"`
 }
 
@@ -38,6 +39,7 @@ type settings struct {
 	period      time.Duration
 	hangAfter   time.Duration
 	groupBy     string
+	replicas    int
 	limits      health.Limits
 	owner       owner.Rules
 	warnings    []string // mistakes with a safe default
@@ -50,12 +52,13 @@ const (
 	defaultRecoverAfter = 3
 	defaultStrainAfter  = time.Minute
 	leastPeriod         = 100 * time.Millisecond
+	mostReplicas        = 48 // CUDA's own limit of contexts under MPS
 )
 
 // understand never fails: Nomad's agent would not start. What it cannot read gets its default, or closes the offer
 // where the default would give away what the owner meant to keep.
 func (c Config) understand() settings {
-	s := settings{enabled: c.Enabled, libraryPath: c.LibraryPath, ignored: make(map[string]bool), groupBy: c.GroupBy}
+	s := settings{enabled: c.Enabled, libraryPath: c.LibraryPath, ignored: make(map[string]bool), groupBy: c.GroupBy, replicas: c.AllowReplicas}
 	for _, id := range c.IgnoredGPUIDs {
 		s.ignored[id] = true
 	}
@@ -73,6 +76,10 @@ func (c Config) understand() settings {
 	if c.GroupBy != "" && c.GroupBy != "numa" && c.GroupBy != "nvlink" {
 		s.warnings = append(s.warnings, fmt.Sprintf(`group_by is "numa" or "nvlink", not %q`, c.GroupBy))
 		s.groupBy = ""
+	}
+	if c.AllowReplicas < 0 || c.AllowReplicas > mostReplicas {
+		s.warnings = append(s.warnings, fmt.Sprintf("allow_replicas is at most %d; GPUs are not shared", mostReplicas))
+		s.replicas = 0
 	}
 	if c.Owner != nil {
 		s.understandOwner(*c.Owner)

@@ -41,6 +41,9 @@ func TestConfig(t *testing.T) {
 			s.limits = health.Limits{RecoverAfter: 9, StrainAfter: 2 * time.Minute, MaxUncorrectable: 4}
 		}, 0},
 		{"wrong", `fingerprint_period = "often", strain_after = "-1s", group_by = "colour", recover_after = -1`, func(*settings) {}, 3},
+		{"shared", `allow_replicas = 4`, func(s *settings) { s.replicas = 4 }, 0},
+		{"shared by too many", `allow_replicas = 49`, func(*settings) {}, 1},
+		{"shared by less than none", `allow_replicas = -1`, func(*settings) {}, 1},
 		{"too often", `fingerprint_period = "1us"`, func(s *settings) { s.period = 100 * time.Millisecond }, 1},
 		{"owner", `owner { idle_after = "10m", processes = ["blender"], ignore_processes = true }`, func(s *settings) {
 			s.owner.IdleAfter, s.owner.Names, s.owner.Ignore = 10*time.Minute, []string{"blender"}, true
@@ -75,7 +78,7 @@ func TestConfig(t *testing.T) {
 func comparable(s settings) map[string]any {
 	return map[string]any{
 		"enabled": s.enabled, "path": s.libraryPath, "ignored": s.ignored, "period": s.period, "hang": s.hangAfter,
-		"group": s.groupBy, "limits": s.limits, "idle": s.owner.IdleAfter, "names": s.owner.Names, "ignore": s.owner.Ignore, "closed": s.closed,
+		"group": s.groupBy, "replicas": s.replicas, "limits": s.limits, "idle": s.owner.IdleAfter, "names": s.owner.Names, "ignore": s.owner.Ignore, "closed": s.closed,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -120,6 +121,7 @@ func (p *Plugin) Reserve(ids []string) (*device.ContainerReservation, error) {
 	}
 	s := p.firstSnapshot()
 	env := make(map[string]string, len(ids)+1)
+	cards := make([]string, 0, len(ids))
 	for _, id := range ids {
 		u, ok := s.find(id)
 		switch {
@@ -127,12 +129,15 @@ func (p *Plugin) Reserve(ids []string) (*device.ContainerReservation, error) {
 			return nil, reservationError(id, "no such GPU here; it may have been reconfigured")
 		case env[envKey(id)] != "":
 			return nil, reservationError(id, "asked for twice")
+		case slices.Contains(cards, card(id)):
+			return nil, reservationError(id, "the task has another share of the same GPU; ask for one, or constrain ${device.attr.replicas}")
 		case !u.healthy:
 			return nil, reservationError(id, "it is unhealthy: "+u.reason)
 		}
-		env[envKey(id)] = id
+		env[envKey(id)] = card(id)
+		cards = append(cards, card(id))
 	}
-	env["NVIDIA_VISIBLE_DEVICES"] = strings.Join(ids, ",")
+	env["NVIDIA_VISIBLE_DEVICES"] = strings.Join(cards, ",")
 	return &device.ContainerReservation{Envs: env}, nil
 }
 

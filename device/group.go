@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/nomad/plugins/device"
 	"github.com/hashicorp/nomad/plugins/shared/structs"
@@ -57,18 +58,8 @@ func group(name string, units []unit, m nvml.Machine) *device.DeviceGroup {
 			seen[key]++
 		}
 	}
-	slices.SortFunc(g.Devices, func(a, b *device.Device) int { return compareStrings(a.ID, b.ID) })
+	slices.SortFunc(g.Devices, func(a, b *device.Device) int { return strings.Compare(a.ID, b.ID) })
 	return g
-}
-
-func compareStrings(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // merge makes an attribute of a whole group what every GPU in it can keep: the least of numbers, and nothing at all

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -194,6 +195,7 @@ func (m *monitor) blame(p probe, seen map[string]bool) bool {
 	for _, g := range m.gpus {
 		if g.index == p.index && !seen[g.uuid] {
 			seen[g.uuid] = true
+			g.live = false
 			g.broken(p.err.Error())
 			return true
 		}
@@ -213,7 +215,7 @@ func (m *monitor) missing(seen map[string]bool) {
 // publish makes what is known now the snapshot that others see.
 func (m *monitor) publish() {
 	last := m.published.Load()
-	next := &snapshot{round: last.round + 1, machine: m.machine, changed: make(chan struct{}), units: slices.Clone(m.strays)}
+	next := &snapshot{round: last.round + 1, epoch: m.session.current, machine: m.machine, changed: make(chan struct{})}
 	for _, g := range m.gpus {
 		var w *worker
 		if g.index >= 0 && g.index < len(m.slots) {
@@ -225,8 +227,8 @@ func (m *monitor) publish() {
 			}
 		}
 	}
-	slices.SortFunc(next.units, func(a, b unit) int { return compareStrings(a.id, b.id) })
-	next.epoch = m.session.current
+	next.units = append(replicate(next.units, m.settings.replicas), m.strays...)
+	slices.SortFunc(next.units, func(a, b unit) int { return strings.Compare(a.id, b.id) })
 	m.published.Store(next)
 	close(last.changed)
 }

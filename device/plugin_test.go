@@ -160,6 +160,7 @@ func TestReserve(t *testing.T) {
 	const a, b = "GPU-1a-b", "MIG-2c"
 	s := &snapshot{round: 1, changed: make(chan struct{}), units: []unit{
 		{id: a, healthy: true}, {id: b, healthy: true}, {id: "GPU-sick", reason: "row remap pending: reset the GPU"},
+		{id: "GPU-s::0", healthy: true}, {id: "GPU-s::1", healthy: true}, {id: "GPU-t::1", healthy: true},
 	}}
 	cases := []struct {
 		name string
@@ -170,6 +171,10 @@ func TestReserve(t *testing.T) {
 		{"none", nil, nil, ""},
 		{"one", []string{a}, map[string]string{"PANGAEA_GPU_GPU_1a_b": a, "NVIDIA_VISIBLE_DEVICES": a}, ""},
 		{"two", []string{b, a}, map[string]string{"PANGAEA_GPU_GPU_1a_b": a, "PANGAEA_GPU_MIG_2c": b, "NVIDIA_VISIBLE_DEVICES": b + "," + a}, ""},
+		{"replicas", []string{"GPU-s::0", "GPU-t::1"}, map[string]string{"PANGAEA_GPU_GPU_s__0": "GPU-s", "PANGAEA_GPU_GPU_t__1": "GPU-t",
+			"NVIDIA_VISIBLE_DEVICES": "GPU-s,GPU-t"}, ""},
+		{"two replicas of one GPU", []string{"GPU-s::0", "GPU-s::1"}, nil, "the task has another share of the same GPU"},
+		{"a shared GPU as a whole", []string{"GPU-s"}, nil, "no such GPU here"},
 		{"unknown", []string{a, "GPU-9"}, nil, `cannot reserve GPU "GPU-9": no such GPU here`},
 		{"all", []string{"all"}, nil, `cannot reserve GPU "all": no such GPU here`},
 		{"twice", []string{a, a}, nil, `cannot reserve GPU "GPU-1a-b": asked for twice`},

@@ -27,6 +27,8 @@ type unit struct {
 	profile string // of a MIG instance: 1g.10gb
 	numa    nvml.Reading[int]
 
+	replicas int // how many share the GPU; 0 when it is not shared
+
 	worker *worker
 	device nvml.Device
 	live   bool // device is a handle of the library as it is open now
