@@ -191,16 +191,36 @@ func (g *Gateway) commit(ctx context.Context, v view, p pool.Placement) error {
 	err := g.tell(ctx, p.Member, pool.PathCommit, pool.CommitRequest{
 		PlacementRef: ref(v.key, p), Job: cut(v.record.Job, p.Groups), Groups: p.Groups,
 	}, &reply)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	j := g.jobs[v.key]
+	var no *refusal
+	if errors.As(err, &no) && j != nil {
+		g.learn(j, p, no)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot register the job at %s: %w", p.Member, err)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if j := g.jobs[v.key]; j != nil {
+	if j != nil {
+		delete(j.stale, p.ID)
 		j.registered[p.ID] = registration{epoch: p.Epoch, evalID: reply.EvalID, modifyIndex: reply.JobModifyIndex}
 		g.touch(j)
 	}
 	return nil
+}
+
+// learn takes a lesson from a member that would not register a share: with a higher epoch it may, or never. The caller
+// holds mu.
+func (g *Gateway) learn(j *job, p pool.Placement, no *refusal) {
+	switch no.status {
+	case http.StatusConflict:
+		j.stale[p.ID] = true
+		g.work.add(j.key)
+	case http.StatusUnprocessableEntity:
+		j.refused[p.ID] = true
+		j.excluded[p.Member] = scheduler.Exclusion{Reason: no.text}
+		g.work.add(j.key)
+	}
 }
 
 func ref(key jobKey, p pool.Placement) pool.PlacementRef {

@@ -171,6 +171,7 @@ func (g *Gateway) settle(key jobKey, record pool.JobRecord, consulIndex uint64) 
 	}
 	j.record, j.consulIndex, j.known = record, consulIndex, true
 	clear(j.excluded) // a "no" to the last version says nothing about this one
+	clear(j.refused)
 	j.retryAt, j.failures = time.Time{}, 0
 	return j
 }

@@ -21,7 +21,7 @@ const maxRounds = 16
 // to members that have room and say so, writes that down, and tells them.
 func (g *Gateway) place(ctx context.Context, v view) error {
 	version := deref(v.record.Job.Version)
-	settled := len(v.lost) == 0 && len(v.done) == 0 && v.set.JobVersion == version && v.setIndex != 0 && len(missing(v)) == 0
+	settled := len(v.lost)+len(v.done)+len(v.stale) == 0 && v.set.JobVersion == version && v.setIndex != 0 && len(missing(v)) == 0
 	if settled {
 		err := g.commitAll(ctx, v)
 		if err != nil {
@@ -126,7 +126,8 @@ func (g *Gateway) holdLost(v *view, result scheduler.Result) bool {
 	held := false
 	for _, p := range v.set.Placements {
 		for name := range p.Groups {
-			if v.lost[p.ID] && result.Failed[name] != nil {
+			_, refused := v.excluded[p.Member]
+			if v.lost[p.ID] && !refused && result.Failed[name] != nil {
 				delete(v.lost, p.ID)
 				held = true
 			}
@@ -170,7 +171,7 @@ func (g *Gateway) asks(v *view, result scheduler.Result, version uint64, ids map
 			id = old.ID
 		}
 		out = append(out, ask{member: alias, groups: groups, ref: pool.PlacementRef{
-			Namespace: v.key.namespace, JobID: v.key.id, PlacementID: id, Epoch: v.set.Epoch + 1,
+			Namespace: v.key.namespace, JobID: v.key.id, PlacementID: id, Epoch: v.epoch,
 		}})
 	}
 	v.ids = ids
@@ -203,7 +204,7 @@ func (g *Gateway) apply(v *view, result scheduler.Result, version uint64) bool {
 	newVersion := v.set.JobVersion != version
 	next := make([]pool.Placement, 0, len(before)+1)
 	changed := v.setIndex == 0 || newVersion
-	epoch := v.set.Epoch + 1
+	epoch := v.epoch
 	kept := map[string]bool{}
 	for _, p := range before {
 		groups := result.Groups(p.Member)
@@ -214,7 +215,7 @@ func (g *Gateway) apply(v *view, result scheduler.Result, version uint64) bool {
 			g.logger.Warn("placing a lost member's share elsewhere", "job", v.key.String(), "member", p.Member, "epoch", p.Epoch)
 		case len(groups) == 0:
 			p.State, changed = pool.PlacementStopped, true
-		case newVersion || !sameShares(p.Groups, groups):
+		case newVersion || v.stale[p.ID] || !sameShares(p.Groups, groups):
 			p.State, p.Groups, p.Epoch, changed = pool.PlacementCommitted, groups, epoch, true
 			kept[p.Member] = true
 		default:

@@ -21,7 +21,8 @@ type view struct {
 	setIndex uint64
 	lost     map[string]bool // IDs of placements whose member is lost for this job
 	done     map[string]bool // IDs of batch placements that have run to their end
-	todo     map[string]bool // IDs of live placements that their members have not acknowledged
+	stale    map[string]bool // IDs of placements that their member knows a higher epoch of
+	epoch    uint64          // of everything that this reconciliation changes
 	members  []scheduler.Member
 	excluded map[string]scheduler.Exclusion
 	ids      map[string]string // by member: the ID that a new placement there gets
@@ -66,19 +67,19 @@ func (g *Gateway) view(key jobKey) (view, bool) {
 	now := g.settings.now()
 	v := view{
 		key: key, record: j.record, known: j.known, set: j.set, setIndex: j.setIndex,
-		lost: map[string]bool{}, done: map[string]bool{}, todo: map[string]bool{}, excluded: maps.Clone(j.excluded),
+		lost: map[string]bool{}, done: map[string]bool{}, stale: maps.Clone(j.stale), excluded: maps.Clone(j.excluded),
+		// Epochs come from the index, so that they grow even over a purge, of which members may remember more than Consul.
+		epoch: max(j.set.Epoch+1, g.index.next()),
 	}
 	v.set.Placements = slices.Clone(j.set.Placements)
 	for _, p := range j.set.Placements {
 		switch {
 		case !isLive(p):
-		case g.isLost(j, p, now):
+		case g.isLost(j, p, now), j.refused[p.ID]:
 			v.lost[p.ID] = true
 		case p.State == pool.PlacementComplete:
 		case j.known && !j.record.Stopped && j.isBatch() && j.isRegistered(p) && g.isDone(j, p):
 			v.done[p.ID] = true
-		case !j.isRegistered(p):
-			v.todo[p.ID] = true
 		}
 	}
 	for _, m := range g.members {

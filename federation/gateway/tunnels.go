@@ -45,11 +45,20 @@ func (g *Gateway) memberHandler() http.Handler {
 	return mux
 }
 
-// receive decodes a member's message and names its sender by its certificate. On false it has answered.
-func receive(w http.ResponseWriter, r *http.Request, into any) (*tunnel.Session, bool) {
+// receive decodes a member's message and names its sender by its certificate. On false it has answered. A gateway that
+// does not lead answers 503: a member must not take it for contact with the pool, since the leader, who would place its
+// work elsewhere, does not hear it.
+func (g *Gateway) receive(w http.ResponseWriter, r *http.Request, into any) (*tunnel.Session, bool) {
 	s, ok := tunnel.FromContext(r.Context())
 	if !ok {
 		http.Error(w, "internal error: no session", http.StatusInternalServerError)
+		return nil, false
+	}
+	g.mu.Lock()
+	leading := g.leading
+	g.mu.Unlock()
+	if !leading {
+		http.Error(w, "this gateway does not lead the pool", http.StatusServiceUnavailable)
 		return nil, false
 	}
 	err := json.NewDecoder(r.Body).Decode(into)
@@ -64,7 +73,7 @@ func receive(w http.ResponseWriter, r *http.Request, into any) (*tunnel.Session,
 // anything else, since others have it now.
 func (g *Gateway) onSync(w http.ResponseWriter, r *http.Request) {
 	var request pool.SyncRequest
-	s, ok := receive(w, r, &request)
+	s, ok := g.receive(w, r, &request)
 	if !ok {
 		return
 	}
@@ -107,14 +116,18 @@ func superseded(alias string, have []pool.PlacementRef, sets map[jobKey]pool.Pla
 	var stop []pool.PlacementRef
 	for _, ref := range have {
 		set := sets[jobKey{ref.Namespace, ref.JobID}]
-		wanted := false
+		wanted, other := false, false
 		for _, p := range set.Placements {
 			wanted = wanted || p.ID == ref.PlacementID && p.Member == alias && isLive(p)
+			other = other || p.ID != ref.PlacementID && p.Member == alias && isLive(p)
 		}
-		if !wanted {
+		if wanted {
+			continue
+		}
+		if !other { // a member remembers the epoch of a stop, and would refuse its other placement with one below
 			ref.Epoch = max(ref.Epoch, set.Epoch)
-			stop = append(stop, ref)
 		}
+		stop = append(stop, ref)
 	}
 	return stop
 }
@@ -181,7 +194,7 @@ func (g *Gateway) compare(alias string, runs map[string]uint64) {
 // onOffer takes a member's new offer, which is also its sign of life.
 func (g *Gateway) onOffer(w http.ResponseWriter, r *http.Request) {
 	var offer pool.Offer
-	s, ok := receive(w, r, &offer)
+	s, ok := g.receive(w, r, &offer)
 	if !ok {
 		return
 	}
@@ -228,7 +241,7 @@ func (g *Gateway) retryBlocked(alias string) {
 // onStatus takes a member's news about allocations.
 func (g *Gateway) onStatus(w http.ResponseWriter, r *http.Request) {
 	var status pool.Status
-	s, ok := receive(w, r, &status)
+	s, ok := g.receive(w, r, &status)
 	if !ok {
 		return
 	}

@@ -71,6 +71,7 @@ func (p *placer) options(g *group, need int) []option {
 
 func (p *placer) candidate(g *group, m Member, need int, seen map[signature]verdict) *candidate {
 	out := &candidate{alias: m.Alias, place: m.Offer.place, price: m.Offer.price, used: p.used[m.Alias]}
+	out.options = make([]option, 0, len(m.Offer.classes))
 	out.affinity = p.check.affinity(g.memberAffinities, m.Offer.head)
 	for i := range m.Offer.classes {
 		c := &m.Offer.classes[i]
