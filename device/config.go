@@ -20,6 +20,7 @@ type Config struct {
 	MaxUncorrectableECC uint64   `codec:"max_uncorrectable_ecc"` // 0
 	GroupBy             string   `codec:"group_by"`              // "numa" or "nvlink": a task's GPUs all lie in one
 	AllowReplicas       int      `codec:"allow_replicas"`        // 0: how many tasks may share each GPU, taking turns
+	MetricsAddress      string   `codec:"metrics_address"`       // none: where Prometheus may ask, such as 127.0.0.1:9400
 	Owner               *Owner   `codec:"owner"`
 }
 
@@ -40,6 +41,7 @@ type settings struct {
 	hangAfter   time.Duration
 	groupBy     string
 	replicas    int
+	metrics     string
 	limits      health.Limits
 	owner       owner.Rules
 	warnings    []string // mistakes with a safe default
@@ -58,7 +60,7 @@ const (
 // understand never fails: Nomad's agent would not start. What it cannot read gets its default, or closes the offer
 // where the default would give away what the owner meant to keep.
 func (c Config) understand() settings {
-	s := settings{enabled: c.Enabled, libraryPath: c.LibraryPath, ignored: make(map[string]bool), groupBy: c.GroupBy, replicas: c.AllowReplicas}
+	s := settings{enabled: c.Enabled, libraryPath: c.LibraryPath, ignored: make(map[string]bool), groupBy: c.GroupBy, replicas: c.AllowReplicas, metrics: c.MetricsAddress}
 	for _, id := range c.IgnoredGPUIDs {
 		s.ignored[id] = true
 	}

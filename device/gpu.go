@@ -27,6 +27,9 @@ type gpu struct {
 	device    nvml.Device
 	live      bool
 
+	alloc, task string
+	lastXid     uint64
+
 	judge   health.Judge
 	claim   owner.Claim
 	verdict health.Verdict
@@ -57,6 +60,7 @@ func (g *gpu) meet(p probe, now time.Time, sys string) {
 // judgeProbe decides whether the GPU is offered: sickness first, then its owner's wishes.
 func (g *gpu) judgeProbe(p probe, s settings, host owner.Host, now time.Time) {
 	v := g.judge.Examine(p.vitals, now)
+	g.alloc, g.task = host.Task(p.vitals.Processes)
 	claim := g.claim.Reason(s.owner, host, p.vitals.Processes, now)
 	switch {
 	case !v.Healthy:
@@ -76,7 +80,7 @@ func (g *gpu) broken(reason string) { g.verdict = g.judge.Broken(reason) }
 func (g *gpu) units(w *worker) []unit {
 	base := unit{
 		id: g.uuid, name: g.name, busID: g.busID, healthy: g.verdict.Healthy, reason: g.verdict.Reason,
-		traits: g.traits, numa: g.numa, worker: w, device: g.device, live: g.live,
+		traits: g.traits, numa: g.numa, alloc: g.alloc, task: g.task, lastXid: g.lastXid, worker: w, device: g.device, live: g.live,
 	}
 	if base.name == "" {
 		base.name = unknownModel

@@ -27,6 +27,9 @@ type unit struct {
 	profile string // of a MIG instance: 1g.10gb
 	numa    nvml.Reading[int]
 
+	alloc, task string // whose processes are on it
+	lastXid     uint64
+
 	replicas int // how many share the GPU; 0 when it is not shared
 
 	worker *worker

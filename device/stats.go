@@ -51,9 +51,17 @@ type sampled struct {
 	at     time.Time
 }
 
-// sampleAll asks every unit in its own worker at once and waits for those that answer in time.
+// sampleAll is what Nomad is told of every GPU that answers.
 func (m *monitor) sampleAll(groupBy string) []*device.DeviceGroupStats {
-	s := m.published.Load()
+	var all statsGroups
+	for _, r := range m.sample(m.published.Load()) {
+		all.add(r, groupBy)
+	}
+	return all.groups
+}
+
+// sample asks every unit in its own worker at once and waits for those that answer in time.
+func (m *monitor) sample(s *snapshot) []sampled {
 	results := make(chan sampled, len(s.units))
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
@@ -71,25 +79,24 @@ func (m *monitor) sampleAll(groupBy string) []*device.DeviceGroupStats {
 			asked++
 		}
 	}
-	var all statsGroups
+	var all []sampled
 	for range asked {
 		select {
 		case r := <-results:
-			all.add(r, groupBy)
+			if r.unit.id != "" {
+				all = append(all, r)
+			}
 		case <-timer.C:
-			return all.groups
+			return all
 		}
 	}
-	return all.groups
+	return all
 }
 
 // statsGroups puts units into the groups that Nomad knows them by.
 type statsGroups struct{ groups []*device.DeviceGroupStats }
 
 func (s *statsGroups) add(r sampled, groupBy string) {
-	if r.unit.id == "" {
-		return
-	}
 	name := groupName(r.unit, groupBy)
 	i := slices.IndexFunc(s.groups, func(g *device.DeviceGroupStats) bool { return g.Name == name })
 	if i < 0 {

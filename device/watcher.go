@@ -90,6 +90,7 @@ func (m *monitor) note(e xidEvent) {
 	m.log.Warn("Xid", "gpu", e.uuid, "xid", e.xid)
 	g, ok := m.gpus[e.uuid]
 	if ok {
+		g.lastXid = e.xid
 		g.judge.Xid(e.xid, e.at)
 	}
 }

@@ -105,3 +105,21 @@ func TestClaimEndsAfterIdleTime(t *testing.T) {
 	r.Ignore = true
 	must.Eq(t, "", c.Reason(r, h, busy, time.Unix(2e9, 0)))
 }
+
+// A GPU's use is booked on the task that the kernel says, not on what a process says of itself.
+func TestTask(t *testing.T) {
+	const alloc = "b2a1c3d4-0000-1111-2222-333344445555"
+	cases := []struct{ cgroup, environ, alloc, task string }{
+		{"4:devices:/nomad/" + alloc + ".train\n", "", alloc, "train"},
+		{"0::/nomad.slice/share.slice/" + alloc + ".train.v2.scope/inner\n", "", alloc, "train.v2"},
+		{"0::/user.slice/" + alloc + ".train.scope\n", "", "", ""},
+		{"0::/docker/x\n", "NOMAD_ALLOC_ID=" + alloc + "\x00", "", ""},
+		{"0::/nomad.slice/share.slice\n", "", "", ""},
+	}
+	for _, c := range cases {
+		proc := t.TempDir()
+		process(t, proc, 7, "python", c.cgroup, c.environ)
+		a, task := Host{Proc: proc}.Task([]nvml.Process{{PID: 6}, {PID: 7}})
+		must.Eq(t, [2]string{c.alloc, c.task}, [2]string{a, task})
+	}
+}

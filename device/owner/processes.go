@@ -49,18 +49,57 @@ func (h Host) name(pid int) (name string, ok bool) {
 	return string(bytes.TrimSpace(comm)), err == nil
 }
 
+// Task is the allocation and task that the first of the processes belongs to, by its cgroup alone.
+func (h Host) Task(processes []nvml.Process) (alloc, task string) {
+	for _, p := range processes {
+		for _, path := range h.cgroups(p.PID) {
+			alloc, task = taskOf(path)
+			if alloc != "" {
+				return alloc, task
+			}
+		}
+	}
+	return "", ""
+}
+
+// taskOf reads Nomad's <allocation>.<task>, or on cgroup v2 <allocation>.<task>.scope, out of a path.
+func taskOf(path string) (alloc, task string) {
+	if !nomads(path) {
+		return "", ""
+	}
+	for part := range strings.SplitSeq(path, "/") {
+		const uuid = 36
+		name := strings.TrimSuffix(part, ".scope")
+		if len(name) > uuid+1 && name[uuid] == '.' && name[8] == '-' && name[13] == '-' {
+			return name[:uuid], name[uuid+1:]
+		}
+	}
+	return "", ""
+}
+
+func nomads(path string) bool {
+	return strings.Contains(path+"/", "/nomad/") || strings.Contains(path, "/nomad.slice/")
+}
+
+// cgroups are the paths that a process has in the hierarchies.
+func (h Host) cgroups(pid int) []string {
+	raw, err := os.ReadFile(h.file(pid, "cgroup"))
+	if err != nil {
+		return nil
+	}
+	var paths []string
+	for line := range strings.Lines(string(raw)) {
+		_, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
+		_, path, _ := strings.Cut(rest, ":")
+		paths = append(paths, path)
+	}
+	return paths
+}
+
 // ofTask tells whether Nomad started the process.
 func (h Host) ofTask(pid int) bool {
-	cgroups, err := os.ReadFile(h.file(pid, "cgroup"))
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(cgroups)) {
-		_, path, _ := strings.Cut(strings.TrimSpace(line), ":")
-		_, path, _ = strings.Cut(path, ":")
-		if strings.Contains(path+"/", "/nomad/") || strings.Contains(path, "/nomad.slice/") {
-			return true
-		}
+	if slices.ContainsFunc(h.cgroups(pid), nomads) {
+		return true
 	}
 	environ, err := os.ReadFile(h.file(pid, "environ"))
 	if err != nil {

@@ -1,0 +1,30 @@
+package device
+
+import (
+	"net/http/httptest"
+	"os"
+	"testing"
+
+	"github.com/shoenig/test/must"
+
+	"pangaea/e2e/nvmlsim"
+)
+
+func TestMetricsTellTheTask(t *testing.T) {
+	const alloc = "b2a1c3d4-0000-1111-2222-333344445555"
+	s := nvmlsim.Host("metrics", nvmlsim.L4(), 2)
+	s.GPUs[0].Processes = []nvmlsim.Process{{Kind: "compute", PID: 77}}
+	s.GPUs[0].Set("UtilizationRates", 93, 12)
+	s.GPUs[1].Set("RemappedRows", 0, 1, 1, 0)
+	r := newRig(t, s)
+	r.monitor.host.Proc = t.TempDir()
+	must.NoError(t, os.MkdirAll(r.monitor.host.Proc+"/77", 0o755))
+	must.NoError(t, os.WriteFile(r.monitor.host.Proc+"/77/comm", []byte("python\n"), 0o644))
+	must.NoError(t, os.WriteFile(r.monitor.host.Proc+"/77/cgroup", []byte("3:devices:/nomad/"+alloc+".train\n"), 0o644))
+	r.round()
+	w := httptest.NewRecorder()
+	r.monitor.metrics(w, nil)
+	text := w.Body.String()
+	must.StrContains(t, text, `DCGM_FI_DEV_GPU_UTIL{UUID="`+s.GPUs[0].UUID+`",modelName="NVIDIA L4",pci_bus_id="0000:1b:00.0",alloc_id="`+alloc+`",task="train"} 93`)
+	must.StrContains(t, text, `pangaea_gpu_healthy{UUID="`+s.GPUs[1].UUID+`",modelName="NVIDIA L4",pci_bus_id="0000:2b:00.0",reason="row remap pending: reset the GPU"} 0`)
+}
