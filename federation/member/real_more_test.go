@@ -1,12 +1,16 @@
 package member
 
 import (
+	"context"
+	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
 
@@ -74,6 +78,8 @@ func (r *realRig) testPassthrough(t *testing.T) {
 		_, text := r.gateway.call("GET", "/v1/allocations?namespace=*&filter="+url.QueryEscape(`JobID == "secret"`), nil, nil)
 		must.Eq(t, "[]", strings.TrimSpace(text))
 	})
+	t.Run("exec", func(t *testing.T) { r.testExec(t, mine, theirs) })
+	t.Run("follow", func(t *testing.T) { r.testFollow(t, mine) })
 	t.Run("restart", func(t *testing.T) {
 		status, text := r.gateway.call("PUT", "/v1/client/allocation/"+mine+"/restart", map[string]string{"TaskName": "main"}, nil)
 		must.Eq(t, http.StatusOK, status, must.Sprint(text))
@@ -155,4 +161,62 @@ func (r *realRig) testSync(t *testing.T) {
 	mine, _, err := owners.Jobs().Info("secret", nil)
 	must.NoError(t, err)
 	must.Eq(t, "running", *mine.Status, must.Sprint("the owner's job is not touched"))
+}
+
+// testExec runs a command over a websocket through the tunnel, as "nomad alloc exec" does, and not in the owner's task.
+func (r *realRig) testExec(t *testing.T, mine, theirs string) {
+	dialer := websocket.Dialer{NetDialContext: func(context.Context, string, string) (net.Conn, error) {
+		return r.gateway.session.OpenConn()
+	}}
+	path := "/exec?task=main&tty=false&command=" + url.QueryEscape(`["/bin/sh","-c","echo run; exit 7"]`)
+	_, response, err := dialer.DialContext(t.Context(), "ws://member/v1/client/allocation/"+theirs+path, nil)
+	must.ErrorIs(t, err, websocket.ErrBadHandshake)
+	must.Eq(t, http.StatusNotFound, response.StatusCode)
+	conn, _, err := dialer.DialContext(t.Context(), "ws://member/v1/client/allocation/"+mine+path, nil)
+	must.NoError(t, err)
+	defer conn.Close()
+	must.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(`{"stdin":{"close":true}}`)))
+	var frames strings.Builder
+	for !strings.Contains(frames.String(), "exited") {
+		_, frame, err := conn.ReadMessage()
+		must.NoError(t, err, must.Sprint(frames.String()))
+		frames.Write(frame)
+	}
+	must.StrContains(t, frames.String(), `"cnVuCg=="`) // run
+	must.StrContains(t, frames.String(), `"exit_code":7`)
+}
+
+// testFollow checks that a log that is followed arrives while the request is still open.
+func (r *realRig) testFollow(t *testing.T, mine string) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	path := "http://member/v1/client/fs/logs/" + mine + "?task=main&type=stdout&follow=true&origin=start&offset=0&plain=true"
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, path, nil)
+	must.NoError(t, err)
+	response, err := (&http.Client{Transport: r.gateway.session.Transport()}).Do(request)
+	must.NoError(t, err)
+	defer response.Body.Close()
+	text := make([]byte, 5)
+	_, err = io.ReadFull(response.Body, text)
+	must.NoError(t, err)
+	must.Eq(t, "hello", string(text))
+}
+
+// TestFollowerIsNoContact checks that a gateway that does not lead keeps its session but does not keep work alive.
+func TestFollowerIsNoContact(t *testing.T) {
+	b := newBench(t)
+	b.cluster.nodes = []*api.Node{gpuNode("a", 1)}
+	b.refresh()
+	g := connect(t, b.Agent, func(g *fakeGateway) { g.follow = true })
+	g.see("the agent was refused", func(g *fakeGateway) bool { return g.refused > 0 })
+	_, ever := b.contact.lost()
+	must.False(t, ever)
+	status, _ := g.call("PUT", pool.PathStop, pool.StopRequest{PlacementRef: ref("x", 1)}, nil)
+	must.Eq(t, http.StatusServiceUnavailable, status)
+	g.mu.Lock()
+	g.follow = false
+	g.mu.Unlock()
+	g.see("it joins once the gateway leads", func(g *fakeGateway) bool { return g.offer.Member == "fr-par-1" })
+	_, ever = b.contact.lost()
+	must.True(t, ever)
 }

@@ -35,6 +35,8 @@ type fakeGateway struct {
 	jobs   map[string]*api.JobSummary
 	relay  http.HandlerFunc
 	follow bool // answers that another gateway leads
+	// refused counts those answers.
+	refused int
 	order  []string
 }
 
@@ -42,6 +44,7 @@ func (g *fakeGateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.follow {
+		g.refused++
 		http.Error(w, "not the leader", http.StatusServiceUnavailable)
 		return
 	}

@@ -94,6 +94,9 @@ func (s *Session) Close() error {
 	return s.mux.Close()
 }
 
+// OpenConn opens a bare stream on which the caller speaks HTTP itself, as websocket dialers do.
+func (s *Session) OpenConn() (net.Conn, error) { return s.open() }
+
 func (s *Session) open() (net.Conn, error) {
 	stream, err := s.mux.OpenStream()
 	if err != nil {

@@ -51,10 +51,11 @@ disable_update_check = true
 log_level = "warn"
 `
 
-// Policy is what a member's owner grants the agent.
+// Policy is what a member's owner grants the agent, and alloc-node-exec, which only tasks without a sandbox need.
 const Policy = `
 namespace "pool-*" {
   policy = "write"
+  capabilities = ["alloc-node-exec"]
   variables { path "*" { capabilities = ["list", "read", "write", "destroy"] } }
 }
 namespace "*" { capabilities = ["list-jobs", "read-job"] }
