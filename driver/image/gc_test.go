@@ -123,7 +123,7 @@ func TestRootGCBesidePullsAndMounts(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for ctx.Err() == nil {
-			_, err := s.GC(t.Context(), GCPolicy{MaxAge: time.Nanosecond, MinIdle: time.Nanosecond})
+			_, err := s.GC(t.Context(), GCPolicy{MaxAge: time.Nanosecond, MinIdle: 10 * time.Millisecond})
 			must.NoError(t, err)
 		}
 	})
@@ -140,7 +140,7 @@ func TestRootGCBesidePullsAndMounts(t *testing.T) {
 	wg.Wait()
 }
 
-// useOnce pulls and mounts; GC without any idle time may come between the two, and then both start over.
+// useOnce pulls and mounts; GC with so short an idle time may come between the two, and then both start over.
 func useOnce(t *testing.T, s *Store, id, ref string) {
 	t.Helper()
 	for {

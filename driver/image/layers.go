@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -122,24 +124,57 @@ func (s *Store) sizeOf(layers []string) int64 {
 }
 
 // settleLater writes layers back to the disk and marks them, without keeping a task waiting: until then they
-// are as good as any file of this boot. The store's Close waits for it.
+// are as good as any file of this boot. One goroutine does it for all pulls, and Close waits for it.
 func (s *Store) settleLater(layers []string) {
-	s.wg.Go(func() {
-		f, err := os.Open(s.path("layers"))
-		if err != nil {
-			return
-		}
-		defer func() { _ = f.Close() }()
+	s.settleMu.Lock()
+	defer s.settleMu.Unlock()
+	running := len(s.unsettled) > 0
+	for _, l := range layers {
+		s.unsettled[hexOf(l)] = true
+	}
+	if !running && len(s.unsettled) > 0 {
+		s.wg.Go(s.settle)
+	}
+}
+
+func (s *Store) settle() {
+	f, err := os.Open(s.path("layers"))
+	if err != nil {
+		s.log.Warn("cannot sync the image store", "error", err)
+		s.settled(nil)
+		return
+	}
+	defer func() { _ = f.Close() }()
+	for {
+		s.settleMu.Lock()
+		batch := slices.Collect(maps.Keys(s.unsettled))
+		s.settleMu.Unlock()
 		err = unix.Syncfs(int(f.Fd()))
 		if err != nil {
 			s.log.Warn("cannot sync the image store", "error", err)
+			batch = nil
+		}
+		for _, hex := range batch {
+			// A layer that is gone by now needs no mark.
+			_ = os.WriteFile(s.path("layers", hex, syncedMark), nil, 0o600)
+		}
+		if s.settled(batch) {
 			return
 		}
-		for _, l := range layers {
-			// A layer that is gone by now needs no mark.
-			_ = os.WriteFile(s.path("layers", hexOf(l), syncedMark), nil, 0o600)
-		}
-	})
+	}
+}
+
+// settled takes what was synced off the list, or all after a failure, and tells whether that ends the work.
+func (s *Store) settled(batch []string) bool {
+	s.settleMu.Lock()
+	defer s.settleMu.Unlock()
+	if batch == nil {
+		clear(s.unsettled)
+	}
+	for _, hex := range batch {
+		delete(s.unsettled, hex)
+	}
+	return len(s.unsettled) == 0
 }
 
 // pin keeps GC from layers that no image names yet, until the returned function is called.

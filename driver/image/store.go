@@ -40,6 +40,9 @@ type Store struct {
 	images *flights[*Image]
 	layers *flights[struct{}]
 
+	settleMu  sync.Mutex
+	unsettled map[string]bool // layers that a goroutine is syncing
+
 	trackMu  sync.Mutex
 	trackers map[string]*tracker
 }
@@ -52,7 +55,7 @@ func Open(root string, opts Options) (*Store, error) {
 		return nil, fmt.Errorf("cannot find image store: %w", err)
 	}
 	s := &Store{
-		opts: opts, log: opts.Logger, pins: map[string]int{}, trackers: map[string]*tracker{},
+		opts: opts, log: opts.Logger, pins: map[string]int{}, trackers: map[string]*tracker{}, unsettled: map[string]bool{},
 		client: registry.New(registry.Options{
 			Logger: opts.Logger, Insecure: opts.InsecureRegistries, Mirrors: opts.Mirrors,
 			AuthFile: opts.AuthFile, Stall: opts.StallTimeout,

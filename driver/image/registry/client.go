@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"slices"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 )
 
 // Options say whom the client may talk to and how long it waits. Every field's zero value is safe.
@@ -107,8 +110,13 @@ func (c *Client) openAt(ctx context.Context, repo name.Repository, id string, cr
 	return r, m, nil
 }
 
-// worthRetry leaves out what no second request can change.
+// worthRetry picks the broken connections that a second request at once may get past. Whatever takes longer
+// to pass is for the caller: a ping over TLS to a registry that speaks plain HTTP must fail fast, too.
 func worthRetry(err error) bool {
-	return err != nil && !errors.Is(err, ErrPlainHTTP) && !errors.Is(err, ErrTooLarge) &&
-		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, unix.EPIPE, unix.ECONNRESET} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
