@@ -37,7 +37,7 @@ type fakeGateway struct {
 	follow bool // answers that another gateway leads
 	// refused counts those answers.
 	refused int
-	order  []string
+	order   []string
 }
 
 func (g *fakeGateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {

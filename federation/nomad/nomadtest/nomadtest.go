@@ -3,10 +3,12 @@
 package nomadtest
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -172,11 +174,24 @@ func (n *Nomad) remove() {
 		n.t.Logf("nomad's log:\n%.6000s", text)
 	}
 	n.Kill()
+	n.killExecutors()
 	mounts, _ := filepath.Glob(filepath.Join(n.dir, "data", "alloc", "*", "*", "*"))
 	for _, path := range mounts {
 		_ = syscall.Unmount(path, syscall.MNT_DETACH) // EINVAL where nothing is mounted
 	}
 	_ = os.RemoveAll(n.dir)
+}
+
+// killExecutors ends raw_exec's helpers, which outlive an agent that was killed.
+func (n *Nomad) killExecutors() {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range files {
+		text, _ := os.ReadFile(file)
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err == nil && bytes.Contains(text, []byte("executor")) && bytes.Contains(text, []byte(n.dir+"/")) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 func (n *Nomad) stopJobs() {
