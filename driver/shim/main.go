@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -64,11 +65,16 @@ func lock(path string) error {
 	if err != nil {
 		return wrap("open the task's lock", err)
 	}
-	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-	if err != nil {
-		return errors.New("another shim has the task")
+	// Someone who only asks whether there is a shim holds the lock for an instant.
+	for range 20 {
+		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
-	return nil
+	_ = unix.Close(fd)
+	return errors.New("another shim has the task")
 }
 
 // wrap is fmt.Errorf without fmt.

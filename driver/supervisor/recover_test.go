@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -112,6 +113,15 @@ func TestRootRecover(t *testing.T) {
 		b.abandon(l)
 		must.NoError(t, unix.Kill(b.state(l).ShimPid, unix.SIGKILL))
 		must.Eq(t, 24, b.wait(b.recover(l)).Code)
+	})
+	t.Run("twice at once, without a shim", func(t *testing.T) {
+		b := b.on(t)
+		l := b.launch("/bin/sh", "-c", "sleep 0.3; exit 25")
+		b.abandon(l)
+		must.NoError(t, unix.Kill(b.state(l).ShimPid, unix.SIGKILL))
+		first, second := b.recover(l), b.recover(l)
+		must.Eq(t, b.wait(first), b.wait(second))
+		must.Eq(t, 25, b.wait(first).Code)
 	})
 	t.Run("shim, plugin and task killed", func(t *testing.T) {
 		b := b.on(t)
@@ -226,6 +236,16 @@ func TestRootOrphansInCgroup(t *testing.T) {
 	task := b.start(second)
 	must.Zero(t, b.wait(task).Code)
 	must.Eq(t, 137, b.wait(first).Code)
+}
+
+func TestRootManyAtOnce(t *testing.T) {
+	b := newBench(t)
+	var tasks sync.WaitGroup
+	for i := range 16 {
+		l := b.launch("/bin/sh", "-c", fmt.Sprintf("exit %d", i))
+		tasks.Go(func() { must.Eq(t, i, b.run(l).Code) })
+	}
+	tasks.Wait()
 }
 
 func TestRootFastExits(t *testing.T) {

@@ -209,5 +209,5 @@ func locked(path string) bool {
 		return false
 	}
 	defer unix.Close(fd)
-	return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil
+	return unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB) != nil
 }

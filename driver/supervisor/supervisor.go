@@ -186,6 +186,16 @@ func awaitStart(dir string, launch *record.Launch) {
 	}
 }
 
+// awaitUnlocked waits for a shim that is about to go.
+func awaitUnlocked(dir string) {
+	for deadline := time.Now().Add(cleanTimeout); time.Now().Before(deadline); {
+		if !locked(filepath.Join(dir, shimLock)) {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
 // clean removes what is left of a task that nobody supervises, except for its directory.
 func (s *Supervisor) clean(dir string, launch *record.Launch, group cgroup.Task) error {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanTimeout)

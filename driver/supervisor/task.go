@@ -93,9 +93,17 @@ func (t *Task) adopt() *shimProcess {
 		log.Warn("the task's shim was killed; a new one takes over")
 		err = shim.started(context.Background())
 	}
-	if err != nil {
+	if err == nil {
+		return shim
+	}
+	shim.end()
+	// Another Task of the same directory may have been quicker; then its shim is ours too.
+	state, readErr := record.ReadState(t.dir)
+	if readErr == nil {
+		shim = findShim(state)
+	}
+	if readErr != nil || shim == nil {
 		log.Error("cannot give the task a new shim; its output is lost", "error", err)
-		shim.end()
 		return nil
 	}
 	return shim
@@ -110,7 +118,12 @@ func (t *Task) witness() *record.Exit {
 	if t.init != nil {
 		_ = t.init.wait(context.Background())
 	}
-	exit := &record.Exit{Version: record.Version, AtUnixNs: time.Now().UnixNano()}
+	awaitUnlocked(t.dir)
+	exit, err := record.ReadExit(t.dir)
+	if err == nil {
+		return exit
+	}
+	exit = &record.Exit{Version: record.Version, AtUnixNs: time.Now().UnixNano()}
 	status, known := t.init.exitStatus(t.state.Pid, t.state.StartTime)
 	exit.Unknown = !known
 	if known {
@@ -119,7 +132,7 @@ func (t *Task) witness() *record.Exit {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), cleanTimeout)
 	defer cancel()
-	err := t.group.KillAll(ctx)
+	err = t.group.KillAll(ctx)
 	if err == nil {
 		err = record.WriteExit(t.dir, exit)
 	}
