@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,8 +56,6 @@ type RelayConfig struct {
 // defaultPrefix keeps pool jobs apart from the owner's.
 const defaultPrefix = "pool-"
 
-var continents = []string{"AF", "AN", "AS", "EU", "NA", "OC", "SA"}
-
 // Load reads and validates a configuration file.
 func Load(path string) (Config, error) {
 	var config Config
@@ -96,34 +95,21 @@ func (c Config) withDefaults() Config {
 
 // Validate reports everything that is wrong with a configuration at once.
 func (c Config) Validate() error {
-	var errs []error
-	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if !tunnel.ValidAlias(c.Alias) {
-		bad("alias %q: use up to 40 lower-case letters, digits and dashes", c.Alias)
-	}
-	if !regexp.MustCompile(`^[A-Z]{2}$`).MatchString(c.Country) {
-		bad("country %q: use two upper-case letters, such as FR", c.Country)
-	}
-	if !contains(continents, c.Continent) {
-		bad("continent %q: use one of %s", c.Continent, strings.Join(continents, ", "))
-	}
-	if c.Price < 0 {
-		bad("price %g: use 0 or more", c.Price)
-	}
-	if len(c.Gateways) == 0 {
-		bad("gateways: name at least one host:port")
-	}
-	for _, address := range c.Gateways {
-		_, _, err := net.SplitHostPort(address)
-		if err != nil {
-			bad("gateways: %q is not host:port", address)
+	errs := c.badGateways()
+	for _, check := range []struct {
+		ok   bool
+		text string
+	}{
+		{tunnel.ValidAlias(c.Alias), fmt.Sprintf("alias %q: use up to 40 lower-case letters, digits and dashes", c.Alias)},
+		{regexp.MustCompile(`^[A-Z]{2}$`).MatchString(c.Country), fmt.Sprintf("country %q: use two upper-case letters, such as FR", c.Country)},
+		{slices.Contains(continents(), c.Continent), fmt.Sprintf("continent %q: use one of %s", c.Continent, strings.Join(continents(), ", "))},
+		{c.Price >= 0, fmt.Sprintf("price %g: use 0 or more", c.Price)},
+		{c.NamespacePrefix == "" || state.ValidNamespace(c.NamespacePrefix), fmt.Sprintf("namespace_prefix %q: use letters, digits and dashes", c.NamespacePrefix)},
+		{c.Relay == nil || c.Relay.validPorts(), "relay: port_min and port_max are not a range of ports"},
+	} {
+		if !check.ok {
+			errs = append(errs, errors.New(check.text))
 		}
-	}
-	if c.NamespacePrefix != "" && !state.ValidNamespace(c.NamespacePrefix) {
-		bad("namespace_prefix %q: use letters, digits and dashes", c.NamespacePrefix)
-	}
-	if r := c.Relay; r != nil && (r.PortMin > r.PortMax || r.PortMin < 0 || r.PortMax > 65535) {
-		bad("relay: port_min %d and port_max %d are not a range of ports", r.PortMin, r.PortMax)
 	}
 	if len(errs) > 0 {
 		return fmt.Errorf("cannot use the configuration: %w", errors.Join(errs...))
@@ -131,14 +117,25 @@ func (c Config) Validate() error {
 	return nil
 }
 
-func contains(list []string, value string) bool {
-	for _, item := range list {
-		if item == value {
-			return true
+func (c Config) badGateways() []error {
+	if len(c.Gateways) == 0 {
+		return []error{errors.New("gateways: name at least one host:port")}
+	}
+	var errs []error
+	for _, address := range c.Gateways {
+		_, _, err := net.SplitHostPort(address)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("gateways: %q is not host:port", address))
 		}
 	}
-	return false
+	return errs
 }
+
+func (r RelayConfig) validPorts() bool {
+	return r.PortMin >= 0 && r.PortMin <= r.PortMax && r.PortMax <= 65535
+}
+
+func continents() []string { return []string{"AF", "AN", "AS", "EU", "NA", "OC", "SA"} }
 
 func (c Config) place() pool.Place {
 	return pool.Place{Country: c.Country, Continent: c.Continent, Region: c.Region}

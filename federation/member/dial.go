@@ -102,7 +102,7 @@ func (a *Agent) serveDial(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), status)
 		return
 	}
-	defer near.Close()
+	defer func() { _ = near.Close() }()
 	far, err := tunnel.AcceptStream(w, r)
 	if err != nil {
 		a.logger.Debug("cannot take over a stream", "error", err)

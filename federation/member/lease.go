@@ -27,7 +27,7 @@ func stopAfter(group *api.TaskGroup) time.Duration {
 	if group.Disconnect != nil && group.Disconnect.StopOnClientAfter != nil {
 		return *group.Disconnect.StopOnClientAfter
 	}
-	return deref(group.StopAfterClientDisconnect, 0)
+	return 0
 }
 
 // addLease gives the tasks of a group that must not run twice their lease.

@@ -60,7 +60,28 @@ func (p Policy) Check(namespace string, job *api.Job) error {
 }
 
 func (p Policy) checkGroup(group *api.TaskGroup) error {
-	for name, volume := range group.Volumes {
+	err := p.checkVolumes(group.Volumes)
+	if err != nil {
+		return err
+	}
+	err = p.checkServices(group.Services)
+	if err != nil {
+		return err
+	}
+	if group.Consul != nil && !p.AllowConsul {
+		return fmt.Errorf("the owner does not lend Consul")
+	}
+	for _, task := range group.Tasks {
+		err = p.checkTask(task)
+		if err != nil {
+			return fmt.Errorf("task %q: %w", task.Name, err)
+		}
+	}
+	return p.checkSize(group.Tasks)
+}
+
+func (p Policy) checkVolumes(volumes map[string]*api.VolumeRequest) error {
+	for name, volume := range volumes {
 		switch {
 		case volume.Type == "csi" && !p.AllowCSI:
 			return fmt.Errorf("volume %q: the owner lends no CSI volumes", name)
@@ -68,19 +89,13 @@ func (p Policy) checkGroup(group *api.TaskGroup) error {
 			return fmt.Errorf("volume %q: the owner does not lend host volume %q", name, volume.Source)
 		}
 	}
-	err := p.checkServices(group.Services)
-	if err != nil {
-		return err
-	}
-	if group.Consul != nil && !p.AllowConsul {
-		return fmt.Errorf("the owner does not lend Consul")
-	}
+	return nil
+}
+
+// checkSize looks at what one allocation may use at most.
+func (p Policy) checkSize(tasks []*api.Task) error {
 	cpu, memory := 0, 0
-	for _, task := range group.Tasks {
-		err := p.checkTask(task)
-		if err != nil {
-			return fmt.Errorf("task %q: %w", task.Name, err)
-		}
+	for _, task := range tasks {
 		if task.Resources != nil {
 			cpu += deref(task.Resources.CPU, 0)
 			memory += max(deref(task.Resources.MemoryMB, 0), deref(task.Resources.MemoryMaxMB, 0))

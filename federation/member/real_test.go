@@ -33,7 +33,6 @@ type fakeGateway struct {
 	offer  pool.Offer
 	allocs map[string]*api.AllocationListStub
 	jobs   map[string]*api.JobSummary
-	relay  http.HandlerFunc
 	follow bool // answers that another gateway leads
 	// refused counts those answers.
 	refused int

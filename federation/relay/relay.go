@@ -187,7 +187,7 @@ func (r *Relay) serve(ctx context.Context, key Key, inner net.Listener) {
 // carry joins one worker with rank 0. The worker's connection is held while rank 0 is not up yet: to the worker it
 // looks like a slow network, where an early close would look like a crashed peer.
 func (r *Relay) carry(ctx context.Context, key Key, worker *net.TCPConn) {
-	defer worker.Close()
+	defer func() { _ = worker.Close() }()
 	far, err := r.reach(ctx, key)
 	if err != nil {
 		r.logger.Warn("cannot reach rank 0", "job", key.Job, "group", key.Group, "error", err)

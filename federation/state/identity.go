@@ -125,7 +125,8 @@ func (id *Identity) keepFresh(ctx context.Context, rotated <-chan struct{}) {
 			return
 		case <-rotated:
 			timer.Stop()
-			pause(ctx, rand.N(2*time.Second)) // Consul signs 50 a second; the whole pool comes now
+			// Consul signs 50 a second, and the whole pool comes now.
+			pause(ctx, rand.N(2*time.Second)) //nolint:gosec // a pause need not be secret
 		case <-timer.C:
 		}
 		for ctx.Err() == nil {

@@ -111,7 +111,7 @@ func (s *signer) call(ctx context.Context, csr string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("cannot use consul.grpc_address %q: %w", s.address, err)
 	}
-	defer connection.Close()
+	defer func() { _ = connection.Close() }()
 	ctx = metadata.AppendToOutgoingContext(ctx, "x-consul-token", s.token)
 	response, err := pbconnectca.NewConnectCAServiceClient(connection).Sign(ctx, &pbconnectca.SignRequest{Csr: csr})
 	switch status.Code(err) {

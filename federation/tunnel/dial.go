@@ -85,7 +85,7 @@ func Run(ctx context.Context, address string, cfg Config, backoff Backoff, use f
 			cfg.Logger.Warn("no tunnel, trying again", "gateway", address, "error", err)
 		}
 		// Jitter keeps a thousand members from coming back to a restarted gateway in one instant.
-		pause(ctx, wait/2+rand.N(wait))
+		pause(ctx, wait/2+rand.N(wait)) //nolint:gosec // a pause need not be secret
 		if err != nil {
 			wait = min(2*wait, backoff.Max)
 		}

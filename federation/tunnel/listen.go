@@ -78,7 +78,7 @@ func (l *Listener) handle(ctx context.Context, raw net.Conn, accept func(context
 		}
 		return
 	}
-	defer session.Close()
+	defer func() { _ = session.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = session.Close() })
 	defer stop()
 	accept(ctx, session)

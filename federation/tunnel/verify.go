@@ -108,12 +108,14 @@ func serviceName(leaf *x509.Certificate) (string, error) {
 		return "", fmt.Errorf("certificate carries %d URIs, want one SPIFFE name", len(leaf.URIs))
 	}
 	uri := leaf.URIs[0]
-	parts := strings.Split(uri.Path, "/")
-	ok := uri.Scheme == "spiffe" && uri.Host != "" && uri.RawQuery == "" && uri.Fragment == "" &&
-		len(parts) == 7 && parts[0] == "" && parts[1] == "ns" && parts[2] == "default" &&
-		parts[3] == "dc" && parts[4] != "" && parts[5] == "svc" && parts[6] != ""
-	if !ok {
-		return "", fmt.Errorf("certificate's name %q is not a service of the pool", uri)
+	refusal := fmt.Errorf("certificate's name %q is not a service of the pool", uri)
+	if uri.Scheme != "spiffe" || uri.Host == "" || uri.RawQuery != "" || uri.Fragment != "" {
+		return "", refusal
 	}
-	return parts[6], nil
+	rest, found := strings.CutPrefix(uri.Path, "/ns/default/dc/")
+	parts := strings.Split(rest, "/")
+	if !found || len(parts) != 3 || parts[0] == "" || parts[1] != "svc" || parts[2] == "" {
+		return "", refusal
+	}
+	return parts[2], nil
 }
