@@ -33,11 +33,21 @@ type Launch struct {
 
 func (l *Launch) fields() []field {
 	return []field{
-		{"version", &l.Version}, {"id", &l.ID}, {"boot_id", &l.BootID}, {"shim", &l.Shim},
-		{"runtime", &l.Runtime}, {"runtime_kind", &l.RuntimeKind}, {"runtime_arg", &l.RuntimeArgs},
-		{"stdout", &l.Stdout}, {"stderr", &l.Stderr}, {"stdio_uid", &l.StdioUID}, {"stdio_gid", &l.StdioGID},
-		{"cgroups_path", &l.CgroupsPath}, {"cpuset_cgroup", &l.CpusetCgroup},
-		{"lease_file", &l.LeaseFile}, {"lease_ttl_ms", &l.LeaseTTLMs},
+		{"version", &l.Version},
+		{"id", &l.ID},
+		{"boot_id", &l.BootID},
+		{"shim", &l.Shim},
+		{"runtime", &l.Runtime},
+		{"runtime_kind", &l.RuntimeKind},
+		{"runtime_arg", &l.RuntimeArgs},
+		{"stdout", &l.Stdout},
+		{"stderr", &l.Stderr},
+		{"stdio_uid", &l.StdioUID},
+		{"stdio_gid", &l.StdioGID},
+		{"cgroups_path", &l.CgroupsPath},
+		{"cpuset_cgroup", &l.CpusetCgroup},
+		{"lease_file", &l.LeaseFile},
+		{"lease_ttl_ms", &l.LeaseTTLMs},
 	}
 }
 
@@ -55,9 +65,15 @@ type State struct {
 
 func (s *State) fields() []field {
 	return []field{
-		{"version", &s.Version}, {"id", &s.ID}, {"boot_id", &s.BootID},
-		{"pid", &s.Pid}, {"start_time", &s.StartTime}, {"shim_pid", &s.ShimPid}, {"shim_start_time", &s.ShimStartTime},
-		{"created_unix_ns", &s.CreatedUnixNs}, {"oom_baseline", &s.OOMBaseline},
+		{"version", &s.Version},
+		{"id", &s.ID},
+		{"boot_id", &s.BootID},
+		{"pid", &s.Pid},
+		{"start_time", &s.StartTime},
+		{"shim_pid", &s.ShimPid},
+		{"shim_start_time", &s.ShimStartTime},
+		{"created_unix_ns", &s.CreatedUnixNs},
+		{"oom_baseline", &s.OOMBaseline},
 	}
 }
 
@@ -79,9 +95,15 @@ type Exit struct {
 
 func (e *Exit) fields() []field {
 	return []field{
-		{"version", &e.Version}, {"code", &e.Code}, {"signal", &e.Signal}, {"oom_killed", &e.OOMKilled},
-		{"lease_expired", &e.LeaseExpired}, {"unknown", &e.Unknown}, {"error", &e.Error},
-		{"at_unix_ns", &e.AtUnixNs}, {"dropped_log_bytes", &e.DroppedLogBytes},
+		{"version", &e.Version},
+		{"code", &e.Code},
+		{"signal", &e.Signal},
+		{"oom_killed", &e.OOMKilled},
+		{"lease_expired", &e.LeaseExpired},
+		{"unknown", &e.Unknown},
+		{"error", &e.Error},
+		{"at_unix_ns", &e.AtUnixNs},
+		{"dropped_log_bytes", &e.DroppedLogBytes},
 	}
 }
 

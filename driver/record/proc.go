@@ -119,8 +119,8 @@ func ExitStatus(pidfd, pid int, startTime uint64) (unix.WaitStatus, bool) {
 
 func pidfdExit(pidfd int) (unix.WaitStatus, bool) {
 	info := pidfdInfo{Mask: pidfdInfoExit}
-	request := uintptr(pidfdGetInfo | unsafe.Sizeof(info)<<16)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(pidfd), request, uintptr(unsafe.Pointer(&info)))
+	request := pidfdGetInfo | unsafe.Sizeof(info)<<16
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(pidfd), request, uintptr(unsafe.Pointer(&info))) //nolint:gosec // The ioctl fills in this struct, whose size is in the request.
 	if errno != 0 || info.Mask&pidfdInfoExit == 0 {
 		return 0, false
 	}

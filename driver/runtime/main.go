@@ -28,11 +28,11 @@ func init() {
 
 // options are the command line; which of them matter depends on the verb.
 type options struct {
-	root, log                   string
-	bundle, pidFile, cpuset     string
-	process, consoleSocket, cwd string
-	control                     int
-	tty, force                  bool
+	root, log               string
+	bundle, pidFile, cpuset string
+	process, consoleSocket  string
+	control                 int
+	tty, force              bool
 }
 
 // Exit codes of a failed exec follow the shells' habit.

@@ -116,10 +116,10 @@ func TestParseSignal(t *testing.T) {
 func TestExecFailure(t *testing.T) {
 	for text, want := range map[string]int{
 		`exec: "x": executable file not found in $PATH`: 127,
-		"exec: /x: no such file or directory":            127,
-		"exec: /x: permission denied":                    126,
-		"exec /x: exec format error":                     126,
-		"the moon is full":                               1,
+		"exec: /x: no such file or directory":           127,
+		"exec: /x: permission denied":                   126,
+		"exec /x: exec format error":                    126,
+		"the moon is full":                              1,
 	} {
 		code, err := execFailure(errors.New(text))
 		must.Eq(t, want, code)

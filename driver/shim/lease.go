@@ -70,7 +70,7 @@ func digest(path string) uint64 {
 	if err != nil {
 		return absent
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	var content [maxLeaseSize]byte
 	n, err := unix.Read(fd, content[:])
 	if err != nil || n <= 0 {

@@ -106,7 +106,7 @@ func (o *stream) openSink() error {
 	if err != nil {
 		return wrap("open log FIFO "+o.path, err)
 	}
-	defer unix.Close(node)
+	defer func() { _ = unix.Close(node) }()
 	var info unix.Stat_t
 	err = unix.Fstat(node, &info)
 	if err != nil {
@@ -138,7 +138,7 @@ func openNode(path string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	defer unix.Close(dir)
+	defer func() { _ = unix.Close(dir) }()
 	return unix.Openat2(dir, rest, &unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
@@ -168,6 +168,24 @@ func (o *stream) follow(at time.Duration) {
 	_ = unix.Close(node)
 	if err == nil && (o.sink < 0 || info.Ino != o.sinkNode) {
 		_ = o.openSink()
+	}
+}
+
+// pollFd is what the stream waits for: room in the sink, or else something to read.
+func (o *stream) pollFd() unix.PollFd {
+	if len(o.pending) > 0 {
+		return unix.PollFd{Fd: int32(o.sink), Events: unix.POLLOUT}
+	}
+	return unix.PollFd{Fd: int32(o.source), Events: unix.POLLIN}
+}
+
+// move reads if there may be something to read and nothing is pending, and writes what is pending.
+func (o *stream) move(ready bool) {
+	if len(o.pending) == 0 && ready && o.source >= 0 && !o.read() {
+		return
+	}
+	if len(o.pending) > 0 {
+		o.write(now())
 	}
 }
 

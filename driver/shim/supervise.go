@@ -2,12 +2,11 @@ package main
 
 import (
 	"context"
+	"pangaea/driver/record"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"pangaea/driver/record"
 )
 
 const (
@@ -60,15 +59,7 @@ func (s *shim) wait() time.Duration {
 
 // step waits until something can be done, and does it. pidfd is -1 once the init has ended.
 func (s *shim) step(pidfd int, wait time.Duration) {
-	fds := [3]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: -1}, {Fd: -1}}
-	for i := range s.out {
-		out := &s.out[i]
-		if len(out.pending) > 0 {
-			fds[i+1] = unix.PollFd{Fd: int32(out.sink), Events: unix.POLLOUT}
-		} else if out.source >= 0 {
-			fds[i+1] = unix.PollFd{Fd: int32(out.source), Events: unix.POLLIN}
-		}
-	}
+	fds := [3]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, s.out[0].pollFd(), s.out[1].pollFd()}
 	timeout := -1
 	if wait >= 0 {
 		timeout = int((wait + time.Millisecond - 1) / time.Millisecond)
@@ -78,15 +69,8 @@ func (s *shim) step(pidfd int, wait time.Duration) {
 		return
 	}
 	for i := range s.out {
-		out := &s.out[i]
 		// After the task's end nothing new comes, and a FIFO that never had a writer signals no end of its own.
-		ready := fds[i+1].Revents != 0 || pidfd < 0
-		if len(out.pending) == 0 && out.source >= 0 && ready && !out.read() {
-			continue
-		}
-		if len(out.pending) > 0 {
-			out.write(now())
-		}
+		s.out[i].move(fds[i+1].Revents != 0 || pidfd < 0)
 	}
 }
 

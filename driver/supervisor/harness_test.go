@@ -3,10 +3,12 @@ package supervisor
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"pangaea/driver/cgroup"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -18,8 +20,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
-
-	"pangaea/driver/cgroup"
 )
 
 // hostBase is the first host id of the tests' user namespaces.
@@ -141,8 +141,13 @@ func (b *bench) spec(id string, args []string) *specs.Spec {
 			UIDMappings: mapping, GIDMappings: mapping,
 			CgroupsPath: "/pangaea-test/" + id,
 			Namespaces: []specs.LinuxNamespace{
-				{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
-				{Type: specs.NetworkNamespace}, {Type: specs.UserNamespace}, {Type: specs.CgroupNamespace},
+				{Type: specs.PIDNamespace},
+				{Type: specs.MountNamespace},
+				{Type: specs.IPCNamespace},
+				{Type: specs.UTSNamespace},
+				{Type: specs.NetworkNamespace},
+				{Type: specs.UserNamespace},
+				{Type: specs.CgroupNamespace},
 			},
 			Resources: &specs.LinuxResources{
 				Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
@@ -217,7 +222,7 @@ func (l *logs) read(t testing.TB) *logs {
 			l.mu.Lock()
 			l.text.Write(buffer[:n])
 			l.mu.Unlock()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				// Also when there has been no writer yet.
 				_, err = os.Stat(l.path)
 				time.Sleep(time.Millisecond)

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"os"
+	"pangaea/driver/cgroup"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,8 +11,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
-
-	"pangaea/driver/cgroup"
 )
 
 func TestRootOOM(t *testing.T) {
@@ -130,4 +129,58 @@ func TestRootClamps(t *testing.T) {
 	}
 	eventually(t, "the output has come", func() bool { return strings.HasSuffix(out.String(), bounding) })
 	must.StrHasPrefix(t, itoa(own.Max)+"\n", out.String())
+}
+
+// A directory of the host's root is the sandbox's root's by an id-mapped mount; what the task makes there belongs to
+// the host's root, and a directory that is mounted without stays foreign.
+func TestRootIdmappedMount(t *testing.T) {
+	b := newBench(t)
+	mapped, plain := filepath.Join(b.root, "mapped"), filepath.Join(b.root, "plain")
+	for _, dir := range []string{mapped, plain} {
+		must.NoError(t, os.Mkdir(dir, 0o700))
+	}
+	l := b.launch("/bin/sh", "-c", "echo hi >/mnt/mapped/file && ! ls /mnt/plain")
+	for _, name := range []string{"mapped", "plain"} {
+		must.NoError(t, os.MkdirAll(filepath.Join(b.rootfs, "mnt", name), 0o755))
+	}
+	l.Spec.Mounts = append(l.Spec.Mounts,
+		specs.Mount{
+			Destination: "/mnt/mapped", Source: mapped, Type: "bind", Options: []string{"bind", "nosuid", "nodev"},
+			UIDMappings: l.Spec.Linux.UIDMappings, GIDMappings: l.Spec.Linux.GIDMappings,
+		},
+		specs.Mount{Destination: "/mnt/plain", Source: plain, Type: "bind", Options: []string{"bind", "nosuid", "nodev"}},
+	)
+	must.Zero(t, b.run(l).Code)
+	var info unix.Stat_t
+	must.NoError(t, unix.Stat(filepath.Join(mapped, "file"), &info))
+	must.Zero(t, info.Uid)
+}
+
+// The device cgroup lets the task open what the spec grants and nothing else, though the node is there and its
+// mode lets everybody. The device stands for a GPU: it is one that the kernel opens for anybody.
+func TestRootDeviceRules(t *testing.T) {
+	const major, minor = 10, 229 // /dev/fuse
+	for _, granted := range []bool{true, false} {
+		t.Run(map[bool]string{true: "granted", false: "not granted"}[granted], func(t *testing.T) {
+			b := newBench(t)
+			l := b.launch("/bin/sh", "-c", "exec 3<>/dev/device")
+			node := filepath.Join(b.root, "device")
+			must.NoError(t, unix.Mknod(node, unix.S_IFCHR, int(unix.Mkdev(major, minor))))
+			must.NoError(t, os.Chmod(node, 0o666))
+			l.Spec.Mounts = append(l.Spec.Mounts, specs.Mount{
+				Destination: "/dev/device", Source: node, Type: "bind", Options: []string{"bind", "nosuid", "noexec"},
+			})
+			if granted {
+				l.Spec.Linux.Resources.Devices = append(l.Spec.Linux.Resources.Devices,
+					specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr(int64(major)), Minor: ptr(int64(minor)), Access: "rw"})
+			}
+			errs := b.newFIFO("err").read(t)
+			l.Stderr = errs.path
+			exit := b.run(l)
+			must.Eq(t, granted, exit.Code == 0)
+			if !granted {
+				eventually(t, "the reason is there", func() bool { return strings.Contains(errs.String(), "Operation not permitted") })
+			}
+		})
+	}
 }

@@ -3,9 +3,8 @@ package supervisor
 import (
 	"context"
 	"os/exec"
-	"path/filepath"
-
 	"pangaea/driver/record"
+	"path/filepath"
 )
 
 // runtimeCommand is a command of the runtime that a task was started with; after an upgrade the program may lie

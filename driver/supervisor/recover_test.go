@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"pangaea/driver/record"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -16,8 +17,6 @@ import (
 
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
-
-	"pangaea/driver/record"
 )
 
 // standInEnv makes this test program a stand-in for the plugin, so that a test can kill it.

@@ -8,15 +8,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"pangaea/driver/cgroup"
+	"pangaea/driver/record"
 	"path/filepath"
 	"strings"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-
-	"pangaea/driver/cgroup"
-	"pangaea/driver/record"
 )
 
 // prepare checks a launch and writes the bundle and the launch record.
@@ -208,6 +207,6 @@ func locked(path string) bool {
 	if err != nil {
 		return false
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	return unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB) != nil
 }
