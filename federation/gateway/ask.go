@@ -213,9 +213,8 @@ func (g *Gateway) commit(ctx context.Context, v view, p pool.Placement) error {
 // holds mu.
 func (g *Gateway) learn(j *job, p pool.Placement, no *refusal) {
 	switch no.status {
-	case http.StatusConflict:
+	case http.StatusConflict: // epochs grow with the clock: the retry, a second later, is beyond the member's
 		j.stale[p.ID] = true
-		g.work.add(j.key)
 	case http.StatusUnprocessableEntity:
 		j.refused[p.ID] = true
 		j.excluded[p.Member] = scheduler.Exclusion{Reason: no.text}

@@ -55,11 +55,12 @@ type TLS struct {
 
 // Consul says how to reach the pool's Consul.
 type Consul struct {
-	Address    string `hcl:"address,optional"`
-	TokenFile  string `hcl:"token_file,optional"`
-	CAFile     string `hcl:"ca_file,optional"`
-	SessionTTL string `hcl:"session_ttl,optional"` // default 10s, Consul's least
-	LockDelay  string `hcl:"lock_delay,optional"`  // default 1s
+	Address     string `hcl:"address,optional"`
+	GRPCAddress string `hcl:"grpc_address,optional"` // default the same host, at address's port + 2
+	TokenFile   string `hcl:"token_file,optional"`
+	CAFile      string `hcl:"ca_file,optional"`
+	SessionTTL  string `hcl:"session_ttl,optional"` // default 10s, Consul's least
+	LockDelay   string `hcl:"lock_delay,optional"`  // default 1s
 }
 
 // Clocks are the times of a member's silence, as Go durations.
@@ -129,7 +130,7 @@ func (c Config) settings() (settings, error) {
 		reserve:  duration("clocks.reserve_for", clocks.ReserveFor, 30*time.Second),
 		maxBody:  or(limits.MaxBodyBytes, 8<<20), workers: or(limits.Workers, 8), now: c.Now,
 		store: state.Config{
-			Address: consul.Address, TokenFile: consul.TokenFile, CAFile: consul.CAFile,
+			Address: consul.Address, GRPCAddress: consul.GRPCAddress, TokenFile: consul.TokenFile, CAFile: consul.CAFile,
 			SessionTTL: duration("consul.session_ttl", consul.SessionTTL, 10*time.Second),
 			LockDelay:  duration("consul.lock_delay", consul.LockDelay, time.Second),
 		},

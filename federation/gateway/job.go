@@ -25,8 +25,8 @@ type job struct {
 
 	registered map[string]registration // by placement ID: what members have acknowledged
 	stopped    map[string]bool         // placements whose stop was acknowledged
-	stale      map[string]bool            // placements whose member knows a higher epoch
-	refused    map[string]bool            // placements that their member will not register
+	stale      map[string]bool         // placements whose member knows a higher epoch
+	refused    map[string]bool         // placements that their member will not register
 	excluded   map[string]scheduler.Exclusion
 	evalID     string // the evaluation that the next reconciliation answers
 	blockedID  string // the evaluation that waits for capacity
@@ -46,7 +46,7 @@ func newJob(key jobKey) *job {
 	return &job{
 		key: key, registered: map[string]registration{}, stopped: map[string]bool{}, stale: map[string]bool{}, refused: map[string]bool{},
 		excluded: map[string]scheduler.Exclusion{},
-		set: pool.PlacementSet{Namespace: key.namespace, JobID: key.id},
+		set:      pool.PlacementSet{Namespace: key.namespace, JobID: key.id},
 	}
 }
 

@@ -99,7 +99,14 @@ func (m *fakeMember) send(path string, body, reply any) {
 	must.NoError(m.t, err)
 	request, err := http.NewRequest(http.MethodPut, "http://gateway"+path, bytes.NewReader(data))
 	must.NoError(m.t, err)
-	response, err := m.session.Transport().RoundTrip(request)
+	session := m.session
+	if session == nil {
+		return
+	}
+	response, err := session.Transport().RoundTrip(request)
+	if err != nil && isDone(session) { // the test cut the tunnel meanwhile
+		return
+	}
 	must.NoError(m.t, err)
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
@@ -110,9 +117,24 @@ func (m *fakeMember) send(path string, body, reply any) {
 	}
 }
 
+func isDone(s *tunnel.Session) bool {
+	select {
+	case <-s.Done():
+		return true
+	default:
+		return false
+	}
+}
+
 func (m *fakeMember) offer() {
 	m.mu.Lock()
 	m.sequence++
+	free := m.gpus
+	for _, stub := range m.allocs {
+		if !terminal(stub.ClientStatus) {
+			free--
+		}
+	}
 	offer := pool.Offer{
 		Sequence: m.sequence, Place: m.place, Price: m.price,
 		Classes: []pool.NodeClass{{
@@ -123,7 +145,7 @@ func (m *fakeMember) offer() {
 					Vendor: "nvidia", Type: "gpu", Name: "H100", Instances: []*api.NodeDevice{{ID: "a", Healthy: true}, {ID: "b", Healthy: true}, {ID: "c", Healthy: true}, {ID: "d", Healthy: true}},
 				}}},
 			},
-			Free: []pool.Capacity{{Count: 1, CPU: 100000, MemoryMB: 100000, DiskMB: 100000, Devices: map[string]int{"nvidia/gpu/H100": m.gpus}}},
+			Free: []pool.Capacity{{Count: 1, CPU: 100000, MemoryMB: 100000, DiskMB: 100000, Devices: map[string]int{"nvidia/gpu/H100": free}}},
 		}},
 	}
 	m.mu.Unlock()
@@ -155,7 +177,9 @@ func (m *fakeMember) handler() http.Handler {
 		writeJSON(w, &api.Node{ID: m.nodeID(), Name: m.alias + "-node", Datacenter: "dc1", Status: "ready", Meta: map[string]string{pool.MetaMember: m.alias}, NodeResources: &api.NodeResources{}, ReservedResources: &api.NodeReservedResources{}})
 	})
 	mux.HandleFunc("GET /v1/node/{id}/allocations", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, m.full()) })
-	mux.HandleFunc("GET /v1/client/stats", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, &api.HostStats{Memory: &api.HostMemoryStats{}}) })
+	mux.HandleFunc("GET /v1/client/stats", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, &api.HostStats{Memory: &api.HostMemoryStats{}})
+	})
 	mux.HandleFunc("GET /v1/job/{id}/deployment", m.onDeployment)
 	mux.HandleFunc("GET /v1/allocation/{id}", m.onAlloc)
 	mux.HandleFunc("PUT /v1/allocation/{id}/stop", func(w http.ResponseWriter, r *http.Request) {
@@ -194,6 +218,19 @@ func (m *fakeMember) onReserve(w http.ResponseWriter, r *http.Request) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.reserved++
+	free := m.gpus
+	for _, share := range request.Groups {
+		free -= share.Count
+	}
+	for _, stub := range m.allocs {
+		if !terminal(stub.ClientStatus) && stub.JobID != request.JobID {
+			free--
+		}
+	}
+	if free < 0 {
+		writeJSON(w, pool.ReserveReply{Reason: "no room"})
+		return
+	}
 	writeJSON(w, pool.ReserveReply{Granted: m.refuse == "", Reason: m.refuse})
 }
 

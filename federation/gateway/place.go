@@ -94,11 +94,11 @@ func (v *view) current() []scheduler.Share {
 // reserve asks the scheduler and then the members that it chose, until all of them hold the room or nobody is left.
 func (g *Gateway) reserve(ctx context.Context, v *view, version uint64) (scheduler.Result, error) {
 	ids := map[string]string{} // one placement ID per member for all rounds, so that a second ask replaces the first
+	// A member that refuses more keeps what it has; one that refuses even as much as it has, such as a new version
+	// that its owner forbids, loses its share to others.
+	dropped := map[string]bool{}
 	for range maxRounds {
-		current := slices.DeleteFunc(v.current(), func(s scheduler.Share) bool {
-			_, refused := v.excluded[s.Member]
-			return refused
-		})
+		current := slices.DeleteFunc(v.current(), func(s scheduler.Share) bool { return dropped[s.Member] })
 		result := scheduler.Place(scheduler.Request{
 			Job: v.record.Job, Members: v.members, Current: current, Excluded: v.excluded,
 		})
@@ -114,6 +114,11 @@ func (g *Gateway) reserve(ctx context.Context, v *view, version uint64) (schedul
 			return result, nil
 		}
 		maps.Copy(v.excluded, refusals)
+		for _, a := range asks {
+			old, had := v.live(a.member)
+			_, refused := refusals[a.member]
+			dropped[a.member] = dropped[a.member] || refused && had && !grows(old.Groups, a.groups)
+		}
 		g.remember(v.key, refusals)
 		g.releaseAll(ctx, v, asks, refusals)
 	}
@@ -145,6 +150,16 @@ func (g *Gateway) holdLost(v *view, result scheduler.Result) bool {
 
 // holdFor is how long the search for somebody to take over a lost share rests, unless an offer changes meanwhile.
 const holdFor = 5 * time.Second
+
+// grows reports whether a share asks for more than there was.
+func grows(old, next map[string]pool.GroupShare) bool {
+	for name, share := range next {
+		if share.Count > old[name].Count {
+			return true
+		}
+	}
+	return false
+}
 
 // ask is a share that a member must check before it is written down.
 type ask struct {

@@ -54,9 +54,8 @@ func (p *fakePool) pass(d time.Duration) {
 
 // news pushes a member's allocations, as its agent does after a change.
 func (p *fakePool) news(m *fakeMember) {
-	if m.session != nil {
-		m.status(false)
-	}
+	m.status(false)
+	m.offer()
 }
 
 func newPool(t *testing.T, members ...*fakeMember) *fakePool {

@@ -53,6 +53,7 @@ func (g *Gateway) reconcile(ctx context.Context, key jobKey) {
 	j := g.jobs[key]
 	if j != nil {
 		j.failures++
+		g.changed()
 		j.retryAt = g.settings.now().Add(min(time.Second<<min(j.failures-1, 5), 30*time.Second))
 	}
 }

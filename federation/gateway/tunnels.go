@@ -231,7 +231,8 @@ func (g *Gateway) retryBlocked(alias string) {
 			continue
 		}
 		delete(j.excluded, alias)
-		if j.blockedID != "" || !j.heldUntil.IsZero() || isSystem(j.record.Job) {
+		// A job that is being placed at this moment may have looked at the offer before this one: it looks again.
+		if j.blockedID != "" || j.evalID != "" || !j.heldUntil.IsZero() || isSystem(j.record.Job) {
 			j.heldUntil = time.Time{}
 			g.work.add(key)
 		}
