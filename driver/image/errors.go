@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
-
-	"golang.org/x/sys/unix"
-
 	"pangaea/driver/image/archive"
 	"pangaea/driver/image/layer"
 	"pangaea/driver/image/registry"
+	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // What a pull or a mount may fail with, besides the kinds of the packages below.
@@ -87,12 +86,14 @@ func advices() []advice {
 		{[]error{registry.ErrNotFound}, false, "check the image's name and tag, and whether it needs credentials"},
 		{[]error{registry.ErrUnauthorized}, false, "set the task's auth block, or add the registry to the driver's auth config"},
 		{
-			[]error{registry.ErrPlainHTTP}, false,
+			[]error{registry.ErrPlainHTTP},
+			false,
 			"serve the registry over HTTPS, or let the operator add it to the driver's insecure_registries",
 		},
 		{[]error{layer.ErrTooLarge, registry.ErrTooLarge}, false, "use a smaller image, or let the operator raise the driver's limit"},
 		{
-			[]error{layer.ErrCorrupt, registry.ErrCorrupt, archive.ErrInvalid}, false,
+			[]error{layer.ErrCorrupt, registry.ErrCorrupt, archive.ErrInvalid},
+			false,
 			"push the image again; what is there now is not what its digests promise",
 		},
 		{[]error{layer.ErrHostile, ErrHostile}, false, "rebuild the image without it"},

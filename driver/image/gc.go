@@ -73,7 +73,7 @@ func (s *Store) collect(p GCPolicy) (GCResult, []string, error) {
 	defer s.mu.Unlock()
 	err := flock(s.lock, unix.LOCK_EX)
 	if err != nil {
-		return GCResult{Busy: true}, nil, nil //nolint:nilerr // another plugin process may be between a check and its use
+		return GCResult{Busy: true}, nil, nil // another plugin process may be between a check and its use
 	}
 	defer func() { _ = flock(s.lock, unix.LOCK_SH) }()
 	images, err := s.stored()

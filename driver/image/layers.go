@@ -6,12 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"pangaea/driver/image/layer"
 	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
-
-	"pangaea/driver/image/layer"
 )
 
 // layerMeta lies beside a layer's tree.

@@ -19,11 +19,11 @@ import (
 const base = 1879048192
 
 // pulledImage is the usual image in a store.
-func pulledImage(t *testing.T, opts Options) (*Store, *Image) {
+func pulledImage(t *testing.T) (*Store, *Image) {
 	t.Helper()
 	h := serve(t, nil)
 	ref := h.push(t, "app:v1", simple(t))
-	s := open(t, opts, h)
+	s := open(t, Options{}, h)
 	img, err := s.Pull(within(t, 10*time.Second), PullRequest{Ref: ref})
 	must.NoError(t, err)
 	return s, img
@@ -41,7 +41,7 @@ func owner(t *testing.T, path string) (uid, gid uint32) {
 }
 
 func TestRootMountMapsOwnersAndIsolatesWrites(t *testing.T) {
-	s, img := pulledImage(t, Options{})
+	s, img := pulledImage(t)
 	roots := map[string]string{}
 	for i, id := range []string{"one", "two"} {
 		start := uint32(base + i*65536)
@@ -92,7 +92,7 @@ func assertGone(t *testing.T, s *Store, id string) {
 
 // TestRootMountServesTheMappedRoot is what a task's first process may do, and what not.
 func TestRootMountServesTheMappedRoot(t *testing.T) {
-	s, img := pulledImage(t, Options{})
+	s, img := pulledImage(t)
 	root, err := s.Mount(t.Context(), request("m", img))
 	must.NoError(t, err)
 	for _, tc := range []struct {
@@ -120,7 +120,7 @@ func TestRootMountServesTheMappedRoot(t *testing.T) {
 }
 
 func TestRootMountWithoutUserNamespace(t *testing.T) {
-	s, img := pulledImage(t, Options{})
+	s, img := pulledImage(t)
 	root, err := s.Mount(t.Context(), MountRequest{ID: "host", Image: img})
 	must.NoError(t, err)
 	uid, _ := owner(t, filepath.Join(root, "srv/a"))
@@ -128,7 +128,7 @@ func TestRootMountWithoutUserNamespace(t *testing.T) {
 }
 
 func TestRootMountIsNosuidAndNodev(t *testing.T) {
-	s, img := pulledImage(t, Options{})
+	s, img := pulledImage(t)
 	root, err := s.Mount(t.Context(), request("m", img))
 	must.NoError(t, err)
 	var st unix.Statfs_t
@@ -163,7 +163,7 @@ func TestRootMountTargetsAndReadOnly(t *testing.T) {
 }
 
 func TestRootMountBoundsTheWritableLayer(t *testing.T) {
-	s, img := pulledImage(t, Options{})
+	s, img := pulledImage(t)
 	r := request("disk", img)
 	r.DiskBytes = 16 << 20
 	root, err := s.Mount(t.Context(), r)
@@ -177,7 +177,7 @@ func TestRootMountBoundsTheWritableLayer(t *testing.T) {
 }
 
 func TestRootMountRefusals(t *testing.T) {
-	s, img := pulledImage(t, Options{})
+	s, img := pulledImage(t)
 	_, err := s.Mount(t.Context(), request("taken", img))
 	must.NoError(t, err)
 	gone := *img
@@ -217,7 +217,7 @@ func TestRootMountRefusals(t *testing.T) {
 // TestRootUnmountSparesWhatIsMountedInside has the host's files bound deep in a task's root: a removal that
 // walked in would delete them.
 func TestRootUnmountSparesWhatIsMountedInside(t *testing.T) {
-	s, img := pulledImage(t, Options{})
+	s, img := pulledImage(t)
 	root, err := s.Mount(t.Context(), request("m", img))
 	must.NoError(t, err)
 	precious := t.TempDir()
@@ -257,7 +257,7 @@ func TestRootMountOfManyLayers(t *testing.T) {
 }
 
 func TestRootMountLeavesNothingOpen(t *testing.T) {
-	s, img := pulledImage(t, Options{})
+	s, img := pulledImage(t)
 	count := func() int {
 		entries, err := os.ReadDir("/proc/self/fd")
 		must.NoError(t, err)

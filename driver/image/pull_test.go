@@ -89,8 +89,12 @@ func TestRootPullPolicies(t *testing.T) {
 		policy  Policy
 		network bool
 	}{
-		{ref, "", false}, {ref, PolicyMissing, false}, {ref, PolicyNever, false}, {ref, PolicyAlways, true},
-		{pinned, PolicyMissing, false}, {pinned, PolicyAlways, false},
+		{ref, "", false},
+		{ref, PolicyMissing, false},
+		{ref, PolicyNever, false},
+		{ref, PolicyAlways, true},
+		{pinned, PolicyMissing, false},
+		{pinned, PolicyAlways, false},
 	} {
 		c.n.Store(0)
 		img, err := s.Pull(t.Context(), PullRequest{Ref: tc.ref, Policy: tc.policy})

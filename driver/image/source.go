@@ -7,14 +7,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"pangaea/driver/image/archive"
+	"pangaea/driver/image/layer"
+	"pangaea/driver/image/registry"
 	"runtime"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-
-	"pangaea/driver/image/archive"
-	"pangaea/driver/image/layer"
-	"pangaea/driver/image/registry"
 )
 
 const (
@@ -151,6 +150,29 @@ type document struct {
 	Manifests     []v1.Descriptor `json:"manifests"`
 }
 
+type kind string
+
+const (
+	aManifest kind = "manifest"
+	anIndex   kind = "index"
+	neither   kind = ""
+)
+
+// kind refuses what is a manifest to one reader and an index to another (CVE-2021-41190).
+func (d document) kind() kind {
+	manifest := d.Config != nil && d.Manifests == nil
+	index := d.Config == nil && d.Layers == nil
+	switch {
+	case d.SchemaVersion != 2:
+		return neither
+	case manifest && (d.MediaType == "" || d.MediaType.IsImage()):
+		return aManifest
+	case index && (d.MediaType.IsIndex() || d.MediaType == "" && d.Manifests != nil):
+		return anIndex
+	}
+	return neither
+}
+
 // resolve follows indexes to the manifest for this machine. body has been checked against digest.
 func resolve(ctx context.Context, c content, digest string, body []byte, depth int) (*plan, error) {
 	if depth > maxNesting {
@@ -161,13 +183,12 @@ func resolve(ctx context.Context, c content, digest string, body []byte, depth i
 	if err != nil {
 		return nil, fmt.Errorf("%w: its manifest is no valid JSON: %w", ErrHostile, err)
 	}
-	index := doc.MediaType.IsIndex() || doc.MediaType == "" && doc.Manifests != nil
-	if index == (doc.Config != nil) || doc.SchemaVersion != 2 || doc.MediaType != "" && !index && !doc.MediaType.IsImage() {
-		// Also CVE-2021-41190: a document that is a manifest to one reader and an index to another.
-		return nil, fmt.Errorf("%w: its manifest of type %.80q is neither an image nor an index", ErrHostile, doc.MediaType)
-	}
-	if !index {
+	switch doc.kind() {
+	case aManifest:
 		return fromManifest(ctx, c, digest, doc)
+	case anIndex:
+	default:
+		return nil, fmt.Errorf("%w: its manifest of type %.80q is neither an image nor an index", ErrHostile, doc.MediaType)
 	}
 	child, err := choose(doc.Manifests)
 	if err != nil {

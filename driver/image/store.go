@@ -7,15 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"pangaea/driver/image/registry"
+	"pangaea/driver/image/rootfs"
 	"path/filepath"
 	"strings"
 	"sync"
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
-
-	"pangaea/driver/image/registry"
-	"pangaea/driver/image/rootfs"
 )
 
 // Store is the image store; its methods are safe for concurrent use.
@@ -72,7 +71,7 @@ func Open(root string, opts Options) (*Store, error) {
 }
 
 func (s *Store) prepare(root string) error {
-	err := os.MkdirAll(root, 0o711)
+	err := os.MkdirAll(root, 0o711) //nolint:gosec // the operator's own choice of directory
 	if err != nil {
 		return err
 	}
@@ -131,7 +130,7 @@ func (s *Store) mkdirs() error {
 	for _, dir := range []string{s.path("tmp"), s.path("tasks"), s.rootfsDir("")} {
 		spread(dir)
 	}
-	return os.Chmod(s.path(""), 0o700)
+	return os.Chmod(s.path(""), 0o700) //nolint:gosec // a directory
 }
 
 // spread tells ext4 to put each subdirectory of dir into a block group of its own (chattr +T). Otherwise all

@@ -27,12 +27,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// host is a registry in this process; wrap, if set, sits before it.
-type host struct {
-	addr string
-	wrap func(http.Handler) http.Handler
-}
+// host is a registry in this process.
+type host struct{ addr string }
 
+// serve starts a registry behind wrap, if given.
 func serve(t *testing.T, wrap func(http.Handler) http.Handler) *host {
 	t.Helper()
 	h := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
@@ -149,7 +147,7 @@ func simple(t *testing.T) v1.Image {
 		tarOf(t, file("srv/b", "two"), file("etc/.wh.keep", "")))
 }
 
-// blob is n bytes that do not compress.
+// noise is n bytes that do not compress.
 func noise(t *testing.T, n int) string {
 	t.Helper()
 	b := make([]byte, n)

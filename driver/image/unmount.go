@@ -4,13 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"pangaea/driver/image/rootfs"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"pangaea/driver/image/rootfs"
 )
 
 // Unmount takes a task's root file system down, deletes its writable layer and drops its reference on the
@@ -43,6 +42,11 @@ func (s *Store) unmount(id string) error {
 			return &os.PathError{Op: "rmdir", Path: dir, Err: err}
 		}
 	}
+	return s.forget(task)
+}
+
+// forget deletes a task's writable layer and, last, its record.
+func (s *Store) forget(task string) error {
 	var rec mountRecord
 	if readJSON(filepath.Join(task, "record.json"), &rec) == nil && validDigest(rec.Digest) {
 		now := time.Now()

@@ -173,23 +173,30 @@ func (x *extractor) hardlink(h *tar.Header, parent int, dir, base string) error 
 		return err
 	}
 	defer func() { _ = unix.Close(from) }()
-	var st unix.Stat_t
-	err = unix.Fstatat(from, fromBase, &st, unix.AT_SYMLINK_NOFOLLOW)
-	if errors.Is(err, unix.ENOENT) || err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR {
-		return hostile(h.Name, "is a hard link to what this layer does not have")
-	}
+	err = linkable(h.Name, from, fromBase)
 	if err != nil {
-		return os.NewSyscallError("fstatat", err)
+		return err
 	}
 	parent, err = x.fresh(parent, dir, base)
 	if err != nil {
 		return err
 	}
 	err = unix.Linkat(from, fromBase, parent, base, 0)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EMLINK) {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EMLINK) {
 		return hostile(h.Name, "is a hard link that cannot be made")
 	}
 	return os.NewSyscallError("linkat", err)
+}
+
+// linkable refuses hard links to what only looks like a part of this layer: a whiteout's node, linked under
+// another name, would hide a file that the archive never mentions.
+func linkable(entry string, from int, base string) error {
+	var st unix.Stat_t
+	err := unix.Fstatat(from, base, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) || err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR {
+		return hostile(entry, "is a hard link to what this layer does not have")
+	}
+	return os.NewSyscallError("fstatat", err)
 }
 
 func (x *extractor) fifo(h *tar.Header, parent int, dir, base string) error {
@@ -219,12 +226,8 @@ func applyMeta(h *tar.Header, fd int) error {
 		if !ok || !strings.HasPrefix(attr, "user.") || strings.HasPrefix(attr, "user.overlay.") {
 			continue
 		}
-		err = unix.Fsetxattr(fd, attr, []byte(value), 0)
 		// A file system without them, or a value too long for it, loses only decoration.
-		if err != nil && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.ERANGE) &&
-			!errors.Is(err, unix.E2BIG) && !errors.Is(err, unix.EINVAL) {
-			return os.NewSyscallError("fsetxattr", err)
-		}
+		_ = unix.Fsetxattr(fd, attr, []byte(value), 0)
 	}
 	return nil
 }

@@ -80,13 +80,13 @@ func zs(t testing.TB, b []byte) []byte {
 }
 
 // unpack extracts a plain archive into a fresh directory that has a sibling to escape to.
-func unpack(t testing.TB, body []byte, budget *Budget) (string, Stats, error) {
+func unpack(t testing.TB, body []byte, budget *Budget) (string, error) {
 	t.Helper()
 	root := filepath.Join(t.TempDir(), "layer")
 	must.NoError(t, os.Mkdir(root, 0o755))
 	want := Want{Digest: sum(body), Size: int64(len(body)), DiffID: sum(body)}
-	stats, err := Unpack(t.Context(), io.NopCloser(bytes.NewReader(body)), root, want, budget)
-	return root, stats, err
+	_, err := Unpack(t.Context(), io.NopCloser(bytes.NewReader(body)), root, want, budget)
+	return root, err
 }
 
 // list renders a tree, one line per entry: kind, mode, owner, path, content or target, xattrs.
@@ -143,7 +143,8 @@ func TestRootExtractBuildsTheTree(t *testing.T) {
 		want    []string
 	}{
 		{
-			"plain tree", []tar.Header{
+			"plain tree",
+			[]tar.Header{
 				e(dir, "./", ""), e(dir, "a/", ""), with(e(reg, "a/b", "hi"), func(h *tar.Header) { h.Uid, h.Gid, h.Mode = 5, 6, 0o640 }),
 				e(sym, "a/l", "/etc/passwd"), e(hard, "a/h", "a/b"), e(tar.TypeFifo, "p", ""),
 			},
@@ -156,11 +157,17 @@ func TestRootExtractBuildsTheTree(t *testing.T) {
 		{"directory replaces file", []tar.Header{e(reg, "d", "f"), e(dir, "d", ""), e(reg, "d/x", "1")}, []string{"dir 755 0:0 d", "file 755 0:0 d/x = 1"}},
 		{"directory twice keeps its files", []tar.Header{e(reg, "d/x", "1"), with(e(dir, "d", ""), func(h *tar.Header) { h.Mode = 0o700 })}, []string{"dir 700 0:0 d", "file 755 0:0 d/x = 1"}},
 		{"set-user-ID stays", []tar.Header{with(e(reg, "su", ""), func(h *tar.Header) { h.Mode = 0o4755 })}, []string{"file 4755 0:0 su = "}},
-		{"links inside are followed as in a chroot", []tar.Header{e(dir, "usr/lib", ""), e(sym, "lib", "/usr/lib"), e(reg, "lib/so", "1")},
-			[]string{"link 777 0:0 lib > /usr/lib", "dir 755 0:0 usr", "dir 755 0:0 usr/lib", "file 755 0:0 usr/lib/so = 1"}},
+		{
+			"links inside are followed as in a chroot",
+			[]tar.Header{e(dir, "usr/lib", ""), e(sym, "lib", "/usr/lib"), e(reg, "lib/so", "1")},
+			[]string{"link 777 0:0 lib > /usr/lib", "dir 755 0:0 usr", "dir 755 0:0 usr/lib", "file 755 0:0 usr/lib/so = 1"},
+		},
 		{"devices are left out", []tar.Header{e(tar.TypeChar, "c", ""), e(tar.TypeBlock, "b", ""), e(reg, "f", "")}, []string{"file 755 0:0 f = "}},
-		{"foreign attributes are left out", []tar.Header{with(e(reg, "f", ""), xattr("user.ok", "1", "security.capability", "x", "trusted.overlay.opaque", "y", "user.overlay.opaque", "y"))},
-			[]string{"file 755 0:0 f =  [user.ok]"}},
+		{
+			"foreign attributes are left out",
+			[]tar.Header{with(e(reg, "f", ""), xattr("user.ok", "1", "security.capability", "x", "trusted.overlay.opaque", "y", "user.overlay.opaque", "y"))},
+			[]string{"file 755 0:0 f =  [user.ok]"},
+		},
 		{"whiteout", []tar.Header{e(reg, "d/.wh.gone", "")}, []string{"dir 755 0:0 d", "whiteout 0 0:0 d/gone"}},
 		{"opaque", []tar.Header{e(dir, "d", ""), e(reg, "d/.wh..wh..opq", ""), e(reg, "d/n", "1")}, []string{"dir 755 0:0 d [trusted.overlay.opaque]", "file 755 0:0 d/n = 1"}},
 		{"whiteout, then a directory", []tar.Header{e(reg, ".wh.d", ""), e(dir, "d", "")}, []string{"dir 755 0:0 d [trusted.overlay.opaque]"}},
@@ -170,7 +177,7 @@ func TestRootExtractBuildsTheTree(t *testing.T) {
 		{"aufs leftovers", []tar.Header{e(dir, ".wh..wh.plnk", ""), e(reg, ".wh..wh.aufs", "")}, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			root, _, err := unpack(t, pack(t, tc.entries...), NewBudget(1<<20, 100))
+			root, err := unpack(t, pack(t, tc.entries...), NewBudget(1<<20, 100))
 			must.NoError(t, err)
 			must.Eq(t, tc.want, list(t, root))
 		})
@@ -178,7 +185,7 @@ func TestRootExtractBuildsTheTree(t *testing.T) {
 }
 
 func TestRootExtractKeepsTimes(t *testing.T) {
-	root, _, err := unpack(t, pack(t, e(dir, "d", ""), e(reg, "d/f", "1"), e(sym, "d/s", "f")), NewBudget(1<<20, 100))
+	root, err := unpack(t, pack(t, e(dir, "d", ""), e(reg, "d/f", "1"), e(sym, "d/s", "f")), NewBudget(1<<20, 100))
 	must.NoError(t, err)
 	for _, name := range []string{"d", "d/f", "d/s"} {
 		st, err := os.Lstat(filepath.Join(root, name))
@@ -233,7 +240,7 @@ func TestRootExtractRefusesAttacks(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			before, err := os.ReadDir("/tmp")
 			must.NoError(t, err)
-			root, _, err := unpack(t, pack(t, tc.entries...), NewBudget(1000, 4))
+			root, err := unpack(t, pack(t, tc.entries...), NewBudget(1000, 4))
 			if tc.want != nil {
 				must.ErrorIs(t, err, tc.want)
 			} else {
