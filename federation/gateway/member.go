@@ -3,6 +3,7 @@ package gateway
 import (
 	"maps"
 	"net/http"
+	"reflect"
 	"slices"
 	"time"
 
@@ -84,9 +85,6 @@ func (m *member) silence(now time.Time, s settings) time.Duration {
 func (m *member) update(status pool.Status, index uint64) []jobKey {
 	touched, before := map[jobKey]bool{}, maps.Clone(m.allocs)
 	if status.Full {
-		for key := range m.byJob {
-			touched[key] = true
-		}
 		clear(m.allocs)
 		clear(m.byJob)
 		clear(m.summaries)
@@ -95,17 +93,25 @@ func (m *member) update(status pool.Status, index uint64) []jobKey {
 		if stub == nil || stub.ID == "" {
 			continue
 		}
-		key := jobKey{stub.Namespace, stub.JobID}
-		touched[key] = true
+		key, old := jobKey{stub.Namespace, stub.JobID}, before[stub.ID]
 		stub.CreateIndex, stub.ModifyIndex = index, index
-		if old := before[stub.ID]; old != nil {
-			stub.CreateIndex = old.CreateIndex
+		if old != nil {
+			stub.CreateIndex, stub.ModifyIndex = old.CreateIndex, old.ModifyIndex
+		}
+		if old == nil || !reflect.DeepEqual(stub, old) { // a full report repeats much that is known
+			stub.ModifyIndex = index
+			touched[key] = true
 		}
 		m.allocs[stub.ID] = stub
 		if m.byJob[key] == nil {
 			m.byJob[key] = map[string]*api.AllocationListStub{}
 		}
 		m.byJob[key][stub.ID] = stub
+	}
+	for id, old := range before {
+		if m.allocs[id] == nil {
+			touched[jobKey{old.Namespace, old.JobID}] = true
+		}
 	}
 	for name, summary := range status.Jobs {
 		if summary != nil {
