@@ -60,7 +60,7 @@ func newAgent(config Config, cluster Cluster, forward forwarder, logger hclog.Lo
 	a.relay = relay.New(config.relayConfig(), a.dialRank, logger.Named("relay"))
 	a.placements = &placements{
 		config: config, words: w, cluster: cluster, watcher: a.watcher, book: a.book, relay: a.relay, now: time.Now,
-		logger: logger, locks: map[jobKey]*sync.Mutex{}, stopped: map[jobKey]uint64{}, spaces: map[string]bool{},
+		logger: logger, locks: map[jobKey]*sync.Mutex{}, spaces: map[string]bool{},
 	}
 	return a
 }

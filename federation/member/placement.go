@@ -43,8 +43,8 @@ type placements struct {
 
 	mu      sync.Mutex
 	locks   map[jobKey]*sync.Mutex
-	stopped map[jobKey]uint64 // highest epoch that was stopped since the agent started
-	spaces  map[string]bool   // namespaces known to be there
+	stopped tombstones
+	spaces  map[string]bool // namespaces known to be there
 }
 
 // lock serialises the commands for one job.
@@ -189,7 +189,7 @@ func (p *placements) Commit(ctx context.Context, request pool.CommitRequest) (po
 	if err != nil {
 		return pool.CommitReply{}, err
 	}
-	if p.stoppedEpoch(key) >= request.Epoch || (current != nil && label.Epoch > request.Epoch) {
+	if p.stopped.refuses(key, request.PlacementRef) || (current != nil && label.Epoch > request.Epoch) {
 		return pool.CommitReply{}, fmt.Errorf("cannot commit epoch %d: %w", request.Epoch, errStale)
 	}
 	index := uint64(0)
@@ -262,16 +262,6 @@ func relayKey(namespace, job, group, port string) relay.Key {
 	return relay.Key{Namespace: namespace, Job: job, Group: group, Port: port}
 }
 
-func (p *placements) stoppedEpoch(key jobKey) uint64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.stopped[key]
-}
-
-// maxStopped bounds the memory of stops; forgetting is harmless because a gateway also names what must not run when
-// the agent comes back.
-const maxStopped = 10_000
-
 // Stop ends a placement and, with Purge, makes Nomad forget it. A stop of a lower epoch than the registered one is
 // refused; one of a placement that is not there is remembered, so that its late commit does nothing.
 func (p *placements) Stop(ctx context.Context, request pool.StopRequest) (pool.CommitReply, error) {
@@ -284,12 +274,7 @@ func (p *placements) Stop(ctx context.Context, request pool.StopRequest) (pool.C
 	if current != nil && label.Epoch > request.Epoch {
 		return pool.CommitReply{}, fmt.Errorf("cannot stop epoch %d: %w", request.Epoch, errStale)
 	}
-	p.mu.Lock()
-	if len(p.stopped) >= maxStopped {
-		clear(p.stopped)
-	}
-	p.stopped[key] = max(p.stopped[key], request.Epoch)
-	p.mu.Unlock()
+	p.stopped.add(key, request)
 	p.book.release(key, request.Epoch)
 	if current == nil {
 		return pool.CommitReply{}, nil

@@ -54,6 +54,8 @@ func TestCommitOrder(t *testing.T) {
 		{"stopped twice", []step{{"commit", 1, nil}, {"stop", 1, nil}, {"stop", 1, nil}}, false, 1, 1},
 		{"again after a stop", []step{{"commit", 1, nil}, {"stop", 1, nil}, {"commit", 2, nil}}, true, 2, 2},
 		{"purged", []step{{"commit", 1, nil}, {"purge", 1, nil}, {"commit", 1, errStale}}, false, 0, 1},
+		{"run anew after a purge", []step{{"commit", 3, nil}, {"purge", 3, nil}, {"new", 1, nil}}, true, 1, 2},
+		{"run anew after a stop", []step{{"commit", 3, nil}, {"stop", 3, nil}, {"new", 3, errStale}}, false, 3, 1},
 		{"stopped by the guard", []step{{"commit", 1, nil}, {"guard", 1, nil}, {"commit", 1, nil}}, true, 1, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -64,6 +66,10 @@ func TestCommitOrder(t *testing.T) {
 				switch step.verb {
 				case "commit":
 					_, err = b.placements.Commit(t.Context(), commit(shellJob("x", 1, "true"), step.epoch, pool.GroupShare{Count: 1}))
+				case "new":
+					request := commit(shellJob("x", 1, "true"), step.epoch, pool.GroupShare{Count: 1})
+					request.PlacementID = "p-other"
+					_, err = b.placements.Commit(t.Context(), request)
 				case "guard":
 					_, err = b.cluster.Deregister(t.Context(), key.namespace, key.id, false)
 				default:
