@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -26,10 +28,15 @@ type files interface {
 	Close() error
 }
 
+// openFile opens a file without waiting: a FIFO put in its place would block a plain open for ever.
+func openFile(root *os.Root, name string) (*os.File, error) {
+	return root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+}
+
 type dirFiles struct{ root *os.Root }
 
 func (d dirFiles) open(name string) (io.ReadCloser, int64, error) {
-	f, err := d.root.Open(name)
+	f, err := openFile(d.root, name)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -58,7 +65,7 @@ type member struct {
 
 // openTar indexes a tar file; the members' content stays where it is.
 func openTar(root *os.Root, name string) (*tarFiles, error) {
-	f, err := root.Open(name)
+	f, err := openFile(root, name)
 	if err != nil {
 		return nil, err
 	}
