@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"pangaea/driver/record"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -210,6 +211,57 @@ func TestRootKilledWhileStarting(t *testing.T) {
 		running++
 	}
 	t.Logf("%d tasks ran, %d were gone", running, gone)
+}
+
+// Any process of a start may be killed at any moment: then the start fails and nothing is left, or it succeeds and
+// the task's end is known.
+func TestRootStartDisturbed(t *testing.T) {
+	b := newBench(t)
+	var failed, ended, unknown int
+	for i := range 40 {
+		l := b.launch("/bin/sh", "-c", "exit 5")
+		killed := make(chan struct{})
+		go func() {
+			defer close(killed)
+			time.Sleep(time.Duration(i) * time.Millisecond)
+			victims := processesOf(l.Dir)
+			if len(victims) > 0 {
+				_ = unix.Kill(victims[i%len(victims)], unix.SIGKILL)
+			}
+		}()
+		task, err := b.sup.Start(t.Context(), l)
+		<-killed
+		if err != nil {
+			failed++
+			continue
+		}
+		exit := b.wait(task)
+		if exit.Unknown {
+			unknown++
+		} else {
+			must.Eq(t, 5, exit.Code)
+			ended++
+		}
+		must.NoError(t, task.Destroy(t.Context()))
+	}
+	t.Logf("%d starts failed, %d tasks ended with their code, %d with an unknown one", failed, ended, unknown)
+	must.Positive(t, failed)
+	must.Positive(t, ended)
+	must.Zero(t, unknown)
+}
+
+// processesOf finds the shim and the runtime of a task.
+func processesOf(dir string) []int {
+	var pids []int
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range lines {
+		text, err := os.ReadFile(path)
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err == nil && pid != os.Getpid() && bytes.Contains(text, []byte(dir)) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // A shim killed between create and start leaves a sandbox that nobody was told of.
