@@ -58,11 +58,10 @@ type Config struct {
 	Auth               struct {
 		Config string `codec:"config"`
 	} `codec:"auth"`
-	ImageDirs    []string `codec:"image_dirs"`
-	PullTimeout  string   `codec:"pull_timeout"`
-	StallTimeout string   `codec:"stall_timeout"`
-	MaxImageSize string   `codec:"max_image_size"`
-	GC           GC       `codec:"gc"`
+	PullTimeout  string `codec:"pull_timeout"`
+	StallTimeout string `codec:"stall_timeout"`
+	MaxImageSize string `codec:"max_image_size"`
+	GC           GC     `codec:"gc"`
 
 	DriverRoot string `codec:"driver_root"`
 	PidsLimit  int64  `codec:"pids_limit"`
@@ -82,6 +81,7 @@ type Config struct {
 	AllowHostUsers   bool     `codec:"allow_userns_host"`
 	AllowVolumes     bool     `codec:"allow_volumes"`
 	AllowSysctls     []string `codec:"allow_sysctls"`
+	AllowImageDirs   []string `codec:"allow_image_dirs"`
 }
 
 // Mirror is a registry's stand-ins, asked in order before it.
@@ -165,8 +165,8 @@ func configSpec() *hclspec.Spec {
 		"mirror": hclspec.NewBlockList("mirror", hclspec.NewObject(map[string]*hclspec.Spec{
 			"registry": hclspec.NewAttr("registry", "string", true), "hosts": hclspec.NewAttr("hosts", "list(string)", true),
 		})),
-		"auth":       block("auth", map[string]*hclspec.Spec{"config": text("config")}),
-		"image_dirs": strings("image_dirs"), "pull_timeout": text("pull_timeout"), "stall_timeout": text("stall_timeout"),
+		"auth":         block("auth", map[string]*hclspec.Spec{"config": text("config")}),
+		"pull_timeout": text("pull_timeout"), "stall_timeout": text("stall_timeout"),
 		"max_image_size": text("max_image_size"),
 		"gc": block("gc", map[string]*hclspec.Spec{
 			"disabled": flag("disabled"), "interval": text("interval"), "max_age": text("max_age"),
@@ -179,6 +179,7 @@ func configSpec() *hclspec.Spec {
 		}),
 		"allow_caps": strings("allow_caps"), "allow_host_network": flag("allow_host_network"),
 		"allow_userns_host": flag("allow_userns_host"), "allow_volumes": flag("allow_volumes"), "allow_sysctls": strings("allow_sysctls"),
+		"allow_image_dirs": strings("allow_image_dirs"),
 	})
 }
 

@@ -35,7 +35,7 @@ import (
 
 // world is what a root test runs in: a registry with images, a state directory, a cgroup of its own.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	registry string // host:port
 	state    string
 	parent   string // name of the cgroup that stands in for Nomad's
@@ -66,7 +66,7 @@ func programs() (dir string, err error) {
 }
 
 // newWorld starts a driver behind Nomad's own gRPC, and promises to leave nothing behind.
-func newWorld(t *testing.T, change func(*Config)) *world {
+func newWorld(t testing.TB, change func(*Config)) *world {
 	t.Helper()
 	must.Zero(t, os.Geteuid(), must.Sprint("root tests must run as root"))
 	before := mounts(t)
@@ -96,26 +96,30 @@ func newWorld(t *testing.T, change func(*Config)) *world {
 	w.restart(t)
 	t.Cleanup(func() {
 		w.driver.Shutdown()
-		w.harness.Kill()
+		if w.harness != nil {
+			w.harness.Kill()
+		}
 	})
 	return w
 }
 
 // restart replaces the plugin's process by a new one, as far as it can see.
-func (w *world) restart(t *testing.T) {
+func (w *world) restart(t testing.TB) {
 	t.Helper()
 	if w.driver != nil {
 		w.driver.Shutdown()
 		w.harness.Kill()
 	}
 	w.driver = New(hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: testWriter{t}}))
-	w.harness = testutils.NewDriverHarness(t, w.driver)
 	var data []byte
 	must.NoError(t, base.MsgPackEncode(&data, &w.config))
-	must.NoError(t, w.harness.SetConfig(&base.Config{PluginConfig: data, ApiVersion: drivers.ApiVersion010}))
+	if test, ok := t.(*testing.T); ok {
+		w.harness = testutils.NewDriverHarness(test, w.driver)
+	}
+	must.NoError(t, w.driver.SetConfig(&base.Config{PluginConfig: data, ApiVersion: drivers.ApiVersion010}))
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) {
 	if testing.Verbose() {
@@ -125,7 +129,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 }
 
 // makeCpuset makes what Nomad's client makes on cgroup v1: a shared cpuset.
-func (w *world) makeCpuset(t *testing.T) {
+func (w *world) makeCpuset(t testing.TB) {
 	t.Helper()
 	if cgroupV2() {
 		return
@@ -158,10 +162,10 @@ func removeCgroup(dir string) error {
 }
 
 // task is a job's task as Nomad would hand it over.
-func (w *world) task(t *testing.T, job JobConfig) *drivers.TaskConfig { return w.prepare(t, job, true) }
+func (w *world) task(t testing.TB, job JobConfig) *drivers.TaskConfig { return w.prepare(t, job, true) }
 
 // prepare is task, with or without a logmon: one whose task never starts takes seconds to stop.
-func (w *world) prepare(t *testing.T, job JobConfig, logs bool) *drivers.TaskConfig {
+func (w *world) prepare(t testing.TB, job JobConfig, logs bool) *drivers.TaskConfig {
 	t.Helper()
 	alloc := uuid.Generate()
 	cfg := &drivers.TaskConfig{
@@ -180,26 +184,42 @@ func (w *world) prepare(t *testing.T, job JobConfig, logs bool) *drivers.TaskCon
 		job.Image = w.registry + "/busybox:1"
 	}
 	must.NoError(t, cfg.EncodeConcreteDriverConfig(&job))
+	if w.harness == nil {
+		cfg.AllocDir = filepath.Join(w.state, "tmp", alloc)
+		dir := cfg.TaskDir()
+		for _, d := range []string{dir.LogDir, dir.LocalDir, dir.SecretsDir} {
+			must.NoError(t, os.MkdirAll(d, 0o755))
+		}
+		return cfg
+	}
 	// Its cleaning up also closes the harness's connection, so it has to wait for all other tasks.
 	w.t.Cleanup(w.harness.MkAllocDir(cfg, logs))
 	return cfg
 }
 
 // start starts a task and destroys it when the test ends.
-func (w *world) start(t *testing.T, cfg *drivers.TaskConfig) *drivers.TaskHandle {
+func (w *world) start(t testing.TB, cfg *drivers.TaskConfig) *drivers.TaskHandle {
 	t.Helper()
-	handle, _, err := w.harness.StartTask(cfg)
+	handle, _, err := w.plugin().StartTask(cfg)
 	must.NoError(t, err)
 	t.Cleanup(func() { must.NoError(t, w.driver.DestroyTask(cfg.ID, true)) })
 	return handle
 }
 
+// plugin is the driver behind Nomad's gRPC, in tests.
+func (w *world) plugin() drivers.DriverPlugin {
+	if w.harness == nil {
+		return w.driver
+	}
+	return w.harness
+}
+
 // wait is how the task ended.
-func (w *world) wait(t *testing.T, id string) *drivers.ExitResult {
+func (w *world) wait(t testing.TB, id string) *drivers.ExitResult {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	ch, err := w.harness.WaitTask(ctx, id)
+	ch, err := w.plugin().WaitTask(ctx, id)
 	must.NoError(t, err)
 	select {
 	case r := <-ch:
@@ -212,7 +232,7 @@ func (w *world) wait(t *testing.T, id string) *drivers.ExitResult {
 }
 
 // run starts a task, waits for its end and returns what it said.
-func (w *world) run(t *testing.T, job JobConfig, change func(*drivers.TaskConfig)) (*drivers.ExitResult, string) {
+func (w *world) run(t testing.TB, job JobConfig, change func(*drivers.TaskConfig)) (*drivers.ExitResult, string) {
 	t.Helper()
 	cfg := w.task(t, job)
 	if change != nil {
@@ -224,7 +244,7 @@ func (w *world) run(t *testing.T, job JobConfig, change func(*drivers.TaskConfig
 }
 
 // output is what the task has written, once logmon has it.
-func (w *world) output(t *testing.T, cfg *drivers.TaskConfig, stream string) string {
+func (w *world) output(t testing.TB, cfg *drivers.TaskConfig, stream string) string {
 	t.Helper()
 	var text []byte
 	last := -1
@@ -242,7 +262,7 @@ func (w *world) output(t *testing.T, cfg *drivers.TaskConfig, stream string) str
 // sh is a job that runs a shell script.
 func sh(script string) JobConfig { return JobConfig{Command: "/bin/sh", Args: []string{"-c", script}} }
 
-func newRegistry(t *testing.T) string {
+func newRegistry(t testing.TB) string {
 	t.Helper()
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(server.Close)
@@ -253,7 +273,7 @@ func newRegistry(t *testing.T) string {
 	return host
 }
 
-func push(t *testing.T, ref string, config v1.Config) {
+func push(t testing.TB, ref string, config v1.Config) {
 	t.Helper()
 	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(busyboxLayer(t))), nil })
 	must.NoError(t, err)
@@ -270,7 +290,7 @@ func push(t *testing.T, ref string, config v1.Config) {
 	must.NoError(t, remote.Write(tag, image))
 }
 
-func busyboxLayer(t *testing.T) []byte {
+func busyboxLayer(t testing.TB) []byte {
 	t.Helper()
 	program, err := os.ReadFile("/usr/bin/busybox")
 	must.NoError(t, err, must.Sprint("install busybox-static"))
@@ -297,7 +317,7 @@ func busyboxLayer(t *testing.T) []byte {
 }
 
 // mounts are the host's, less those of Nomad's own test directories.
-func mounts(t *testing.T) []string {
+func mounts(t testing.TB) []string {
 	t.Helper()
 	text, err := fs.ReadFile(os.DirFS("/proc/self"), "mountinfo")
 	must.NoError(t, err)

@@ -30,7 +30,7 @@ func planMounts(t *sandbox.Task, cfg *drivers.TaskConfig, job *JobConfig) error 
 		{Source: dir.SecretsDir, Target: allocdir.TaskSecretsContainerPath, Mapped: true},
 	}
 	for _, m := range cfg.Mounts {
-		b := sandbox.Bind{Source: m.HostPath, Target: path.Clean(m.TaskPath), ReadOnly: m.Readonly, Mapped: true}
+		b := sandbox.Bind{Source: m.HostPath, Target: path.Join("/", m.TaskPath), ReadOnly: m.Readonly, Mapped: true}
 		if m.PropagationMode == "host-to-task" || m.PropagationMode == "rslave" {
 			b.Propagation = "rslave"
 		}

@@ -3,12 +3,12 @@ package driver
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"sort"
 	"strings"
 
 	"github.com/hashicorp/nomad/drivers/shared/resolvconf"
@@ -33,51 +33,102 @@ func joinNetwork(t *sandbox.Task, cfg *drivers.TaskConfig, job *JobConfig) error
 	return nil
 }
 
-// mountSysfs mounts, for a task that joins a network namespace, a sysfs that shows that namespace's interfaces and no
-// other. The sandbox can't mount it itself, since the namespace belongs to the host's users, and the host's own /sys
-// would tell about the host's interfaces. It is only needed until the sandbox has its own copy of the mount.
-func mountSysfs(dir, netns string) error {
+// enterNetwork prepares the sandbox of a task that joins a network namespace: it mounts a sysfs that shows that
+// namespace's interfaces and no others, opens its ports to programs without privileges, and returns its address.
+//
+// The sandbox can't do the first two itself, since the namespace belongs to the host's users, and the host's own /sys
+// would tell about the host's interfaces. The mount is only needed until the sandbox has its own copy of it.
+func enterNetwork(dir, netns string) (netip.Addr, error) {
 	place := sysfsDir(dir)
 	err := os.Mkdir(place, 0o755)
 	if err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("cannot make a place for sysfs: %w", err)
+		return netip.Addr{}, fmt.Errorf("cannot make a place for sysfs: %w", err)
 	}
-	done := make(chan error, 1)
+	type outcome struct {
+		address netip.Addr
+		err     error
+	}
+	done := make(chan outcome, 1)
 	go func() {
 		// The thread changes its network namespace and is thrown away: it is not unlocked, so it ends with this.
 		runtime.LockOSThread()
-		done <- mountSysfsHere(place, netns)
+		address, err := enterHere(place, netns)
+		done <- outcome{address, err}
 	}()
-	return <-done
+	o := <-done
+	return o.address, o.err
 }
 
-func mountSysfsHere(place, netns string) error {
+func enterHere(place, netns string) (address netip.Addr, err error) {
 	if netns != "" {
-		f, err := os.OpenFile(netns, os.O_RDONLY|unix.O_CLOEXEC, 0)
+		err = setNetns(netns)
 		if err != nil {
-			return fmt.Errorf("cannot open the group's network namespace: %w", err)
+			return address, err
 		}
-		defer f.Close()
-		err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
+		// Nothing in the group's own namespace is anybody else's, so there are no ports to protect.
+		err = os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0)
 		if err != nil {
-			return fmt.Errorf("cannot enter the group's network namespace: %w", err)
+			return address, fmt.Errorf("cannot open the group's ports: %w", err)
 		}
+		address = firstAddress()
 	}
-	err := unix.Mount("sysfs", place, "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "")
+	err = unix.Mount("sysfs", place, "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "")
 	if err != nil {
-		return fmt.Errorf("cannot mount sysfs: %w", err)
+		return address, fmt.Errorf("cannot mount sysfs: %w", err)
+	}
+	return address, nil
+}
+
+// setNetns moves the calling thread to a namespace that is not the host's.
+func setNetns(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot open the group's network namespace: %w", err)
+	}
+	defer f.Close()
+	group, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("cannot read the group's network namespace: %w", err)
+	}
+	host, err := os.Stat("/proc/thread-self/ns/net")
+	if err != nil || os.SameFile(group, host) {
+		return errors.New("cannot join the group's network: its namespace is the host's")
+	}
+	err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
+	if err != nil {
+		return fmt.Errorf("cannot enter the group's network namespace: %w", err)
 	}
 	return nil
 }
 
+// firstAddress is the first address of the calling thread's network that others can reach, IPv4 before IPv6.
+func firstAddress() netip.Addr {
+	var found netip.Addr
+	addresses, _ := net.InterfaceAddrs()
+	for _, a := range addresses {
+		prefix, err := netip.ParsePrefix(a.String())
+		if err != nil || !prefix.Addr().IsGlobalUnicast() {
+			continue
+		}
+		if prefix.Addr().Is4() {
+			return prefix.Addr()
+		}
+		if !found.IsValid() {
+			found = prefix.Addr()
+		}
+	}
+	return found
+}
+
 // writeNetworkFiles writes the task's hosts, hostname and resolv.conf where the task can't, and returns their binds.
-func writeNetworkFiles(dir string, cfg *drivers.TaskConfig, job *JobConfig, s *settings, hostname string) ([]sandbox.Bind, error) {
+// own is the task's address and name.
+func writeNetworkFiles(dir string, cfg *drivers.TaskConfig, job *JobConfig, s *settings, own string) ([]sandbox.Bind, error) {
 	etc := filepath.Join(dir, "etc")
 	err := os.Mkdir(etc, 0o755)
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("cannot make the task's network files: %w", err)
 	}
-	hosts, err := hostsFile(cfg, job.ExtraHosts, hostname)
+	hosts, err := hostsFile(job.ExtraHosts, own)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +136,7 @@ func writeNetworkFiles(dir string, cfg *drivers.TaskConfig, job *JobConfig, s *s
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the task's hosts file: %w", err)
 	}
-	err = os.WriteFile(filepath.Join(etc, "hostname"), []byte(hostname+"\n"), 0o644)
+	err = os.WriteFile(filepath.Join(etc, "hostname"), []byte(own[strings.LastIndex(own, " ")+1:]+"\n"), 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the task's hostname file: %w", err)
 	}
@@ -106,10 +157,10 @@ func writeNetworkFiles(dir string, cfg *drivers.TaskConfig, job *JobConfig, s *s
 
 // hostsFile writes names for the loopback addresses, the allocation's address and what the job adds. A newline in any
 // of them would be another entry, so each is checked.
-func hostsFile(cfg *drivers.TaskConfig, extra []string, hostname string) (string, error) {
+func hostsFile(extra []string, own string) (string, error) {
 	var b strings.Builder
 	b.WriteString("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
-	fmt.Fprintf(&b, "%s %s\n", ownAddress(cfg), hostname)
+	b.WriteString(own + "\n")
 	name := regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9])?$`)
 	for _, entry := range extra {
 		host, address, ok := strings.Cut(entry, ":")
@@ -120,24 +171,6 @@ func hostsFile(cfg *drivers.TaskConfig, extra []string, hostname string) (string
 		fmt.Fprintf(&b, "%s %s\n", ip, host)
 	}
 	return b.String(), nil
-}
-
-// ownAddress is the allocation's in its group's network, else one of loopback.
-func ownAddress(cfg *drivers.TaskConfig) string {
-	var keys []string
-	for key := range cfg.Env {
-		if strings.HasPrefix(key, "NOMAD_ALLOC_IP_") || key == "NOMAD_ALLOC_ADDR" {
-			keys = append(keys, key)
-		}
-	}
-	sort.Strings(keys)
-	for _, key := range keys {
-		ip, err := netip.ParseAddr(cfg.Env[key])
-		if err == nil && cfg.NetworkIsolation != nil {
-			return ip.String()
-		}
-	}
-	return "127.0.1.1"
 }
 
 // hostName is the job's choice, or made of the task's name and its allocation's first digits.

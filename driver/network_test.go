@@ -21,17 +21,19 @@ func TestRootGroupNetwork(t *testing.T) {
 	ip("netns", "add", name)
 	t.Cleanup(func() { ip("netns", "del", name) })
 	ip("-n", name, "link", "add", "inside0", "type", "veth", "peer", "name", "inside1")
+	ip("-n", name, "addr", "add", "172.26.64.5/20", "dev", "inside0")
+	ip("-n", name, "link", "set", "lo", "up")
 
 	group := func(c *drivers.TaskConfig) {
 		c.NetworkIsolation = &drivers.NetworkIsolationSpec{Mode: drivers.NetIsolationModeGroup, Path: "/run/netns/" + name}
-		c.Env["NOMAD_ALLOC_IP_web"] = "172.26.64.5"
 		c.DNS = &drivers.DNSConfig{Servers: []string{"192.0.2.53"}, Searches: []string{"pool.example"}}
 	}
-	job := sh("ls /sys/class/net; grep 172 /etc/hosts | cut -d' ' -f1 2>/dev/null || grep -c 172.26.64.5 /etc/hosts; grep 192 /etc/resolv.conf; touch /sys/x || echo read-only; touch /etc/hosts || echo read-only")
+	job := sh(`ls /sys/class/net; grep web /etc/hosts; grep 192 /etc/resolv.conf; touch /sys/x || echo read-only
+		touch /etc/hosts || echo read-only; cat /proc/sys/net/ipv4/ip_unprivileged_port_start`)
 	_, out := w.run(t, job, group)
-	must.StrContains(t, out, "inside0\ninside1\nlo\n")
+	must.StrHasPrefix(t, "inside0\ninside1\nlo\n172.26.64.5 web-", out)
 	must.StrContains(t, out, "nameserver 192.0.2.53\n")
-	must.Eq(t, 2, strings.Count(out, "read-only"))
+	must.StrHasSuffix(t, "\nread-only\nread-only\n0\n", out)
 
 	_, out = w.run(t, JobConfig{Command: "/bin/ls", Args: []string{"/sys/class/net"}, NetworkMode: "host"}, nil)
 	must.StrNotContains(t, out, "inside0")
@@ -40,13 +42,20 @@ func TestRootGroupNetwork(t *testing.T) {
 	must.Eq(t, len(host), strings.Count(out, "\n"))
 }
 
+func TestRootHostsNamespaceIsRefused(t *testing.T) {
+	w := newWorld(t, nil)
+	cfg := w.prepare(t, sh("true"), false)
+	cfg.NetworkIsolation = &drivers.NetworkIsolationSpec{Mode: drivers.NetIsolationModeGroup, Path: "/proc/self/ns/net"}
+	_, _, err := w.harness.StartTask(cfg)
+	must.ErrorContains(t, err, "its namespace is the host's")
+}
+
 func TestHostsFile(t *testing.T) {
-	cfg := &drivers.TaskConfig{Env: map[string]string{"NOMAD_ALLOC_IP_web": "6.6.6.6\n7.7.7.7 evil"}, NetworkIsolation: &drivers.NetworkIsolationSpec{}}
-	text, err := hostsFile(cfg, []string{"six:[2001:db8::1]"}, "me")
+	text, err := hostsFile([]string{"six:[2001:db8::1]"}, "127.0.1.1 me")
 	must.NoError(t, err)
 	must.Eq(t, "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 me\n2001:db8::1 six\n", text)
 	for _, bad := range []string{"a", "a:b", ":1.2.3.4", "a b:1.2.3.4", "a:1.2.3.4 b", "-a:1.2.3.4"} {
-		_, err := hostsFile(cfg, []string{bad}, "me")
+		_, err := hostsFile([]string{bad}, "127.0.1.1 me")
 		must.Error(t, err, must.Sprint(bad))
 	}
 }

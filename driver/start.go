@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -49,7 +50,7 @@ func steps() []step {
 		{"root file system", (*startup).mountRoot},
 		{"user", (*startup).findUser},
 		{"gpus", (*startup).grant},
-		{"network files", (*startup).network},
+		{"network", (*startup).network},
 		{"sandbox", (*startup).launch},
 	}
 }
@@ -210,7 +211,18 @@ func (s *startup) grant() error {
 }
 
 func (s *startup) network() error {
-	binds, err := writeNetworkFiles(s.dir, s.cfg, &s.job, s.conf, s.plan.Hostname)
+	address := "127.0.1.1"
+	if s.plan.Netns != "" || s.plan.HostNetwork {
+		s.plan.Sysfs = sysfsDir(s.dir)
+		found, err := enterNetwork(s.dir, s.plan.Netns)
+		if err != nil {
+			return err
+		}
+		if found.IsValid() {
+			address = found.String()
+		}
+	}
+	binds, err := writeNetworkFiles(s.dir, s.cfg, &s.job, s.conf, address+" "+s.plan.Hostname)
 	if err != nil {
 		return err
 	}
@@ -220,12 +232,7 @@ func (s *startup) network() error {
 			s.plan.Binds = append(s.plan.Binds, b)
 		}
 	}
-	if s.plan.Netns == "" && !s.plan.HostNetwork {
-		return nil
-	}
-	err = mountSysfs(s.dir, s.plan.Netns)
-	s.plan.Sysfs = sysfsDir(s.dir)
-	return err
+	return nil
 }
 
 // launch builds the specification, checks it once more from the other end, and starts it.
@@ -241,7 +248,7 @@ func (s *startup) launch() error {
 		return err
 	}
 	s.task, err = s.supervisor.Start(s.ctx, supervisor.Launch{
-		ID: s.file.ID, Dir: s.dir, Spec: spec, Stdout: s.cfg.StdoutPath, Stderr: s.cfg.StderrPath,
+		ID: s.file.ID, Dir: s.dir, Spec: spec, Stdout: logFIFO(s.cfg.StdoutPath), Stderr: logFIFO(s.cfg.StderrPath),
 		CpusetCgroup: cpusetCgroup(s.cfg, &s.host), Lease: s.lease,
 	})
 	if err != nil {
@@ -250,6 +257,14 @@ func (s *startup) launch() error {
 	s.undo = append(s.undo, func() { s.warn("cannot end the task", s.task.Destroy(context.WithoutCancel(s.ctx))) })
 	// The sandbox has its own copy of it by now.
 	return unmountSysfs(s.dir)
+}
+
+// logFIFO is where the task's output goes: Nomad names /dev/null for a task whose logs are disabled.
+func logFIFO(path string) string {
+	if path == os.DevNull {
+		return ""
+	}
+	return path
 }
 
 func (s *startup) rollBack() {

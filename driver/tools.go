@@ -41,7 +41,7 @@ func (d *Driver) open() (*tools, error) {
 		AllowedRegistries:  s.AllowedRegistries,
 		Mirrors:            s.mirrorMap(),
 		AuthFile:           s.Auth.Config,
-		LocalDirs:          s.ImageDirs,
+		LocalDirs:          s.AllowImageDirs,
 		PullTimeout:        s.pullTimeout,
 		StallTimeout:       s.stallTimeout,
 		MaxImageBytes:      s.maxImage,

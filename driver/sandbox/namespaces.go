@@ -33,6 +33,10 @@ func idMapping(t *Task) []specs.LinuxIDMapping {
 
 // applySysctls lets through what lies within the task's own namespaces. A kernel.core_pattern would be the host's.
 func applySysctls(s *specs.Spec, t *Task, _ *Host) error {
+	if !t.HostNetwork && t.Netns == "" && !t.HostUsers {
+		// In a network of its own a task needs no privilege to serve port 80 or to ping.
+		s.Linux.Sysctl = map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 65535"}
+	}
 	for key, value := range t.Sysctls {
 		key = strings.ReplaceAll(key, "/", ".")
 		if !NamespacedSysctl(key) {

@@ -165,7 +165,8 @@ func TestSpec_sandbox(t *testing.T) {
 			must.Eq(t, uint64(500), *r.CPU.Shares)
 		}},
 		{"own sysctl", func(k *sandbox.Task, _ *sandbox.Host) { k.Sysctls = map[string]string{"net.core.somaxconn": "512"} }, func(t *testing.T, s *specs.Spec) {
-			must.Eq(t, map[string]string{"net.core.somaxconn": "512"}, s.Linux.Sysctl)
+			must.Eq(t, "512", s.Linux.Sysctl["net.core.somaxconn"])
+			must.Eq(t, "0", s.Linux.Sysctl["net.ipv4.ip_unprivileged_port_start"])
 		}},
 		{"cgroup v2 shows its own tree read-only", func(_ *sandbox.Task, h *sandbox.Host) { h.CgroupV2 = true }, func(t *testing.T, s *specs.Spec) {
 			must.SliceContains(t, mount(s, "/sys/fs/cgroup").Options, "ro")
