@@ -1,6 +1,7 @@
 package member
 
 import (
+	"os"
 	"strconv"
 	"testing"
 
@@ -8,6 +9,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(workerEnv) != "" {
+		runWorker()
+	}
 	goleak.VerifyTestMain(m,
 		goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"), // idle keep-alive connections of Nomad's client
 		goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"))

@@ -27,19 +27,24 @@ type fakeGateway struct {
 	t       *testing.T
 	session *tunnel.Session
 
-	mu     sync.Mutex
-	sync   pool.SyncRequest
-	stop   []pool.PlacementRef
-	offer  pool.Offer
-	allocs map[string]*api.AllocationListStub
-	jobs   map[string]*api.JobSummary
-	follow bool // answers that another gateway leads
+	mu      sync.Mutex
+	sync    pool.SyncRequest
+	stop    []pool.PlacementRef
+	offer   pool.Offer
+	allocs  map[string]*api.AllocationListStub
+	jobs    map[string]*api.JobSummary
+	follow  bool         // answers that another gateway leads
+	streams http.Handler // of PathRelay
 	// refused counts those answers.
 	refused int
 	order   []string
 }
 
 func (g *fakeGateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == pool.PathRelay {
+		g.streams.ServeHTTP(w, r)
+		return
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.follow {
@@ -188,6 +193,7 @@ func TestRealMember(t *testing.T) {
 	t.Run("passthrough", r.testPassthrough)
 	t.Run("refusals", r.testRefusals)
 	t.Run("gang", r.testGang)
+	t.Run("relay", r.testRelay)
 	t.Run("sync", r.testSync)
 	t.Run("lease", r.testLease)
 }

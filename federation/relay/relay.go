@@ -129,6 +129,7 @@ func (r *Relay) CloseKey(key Key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if l, ok := r.listeners[key]; ok {
+		_ = l.inner.Close() // at once: who asks for this wants the port free
 		l.cancel()
 		delete(r.listeners, key)
 	}
