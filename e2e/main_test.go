@@ -32,7 +32,7 @@ func runOnPool(m *testing.M) int {
 	if err != nil {
 		return fail(err)
 	}
-	dir, err := os.MkdirTemp("", "pangaea-e2e-")
+	dir, err := os.MkdirTemp("", "pool-")
 	if err != nil {
 		return fail(err)
 	}

@@ -75,6 +75,11 @@ func (p *Pool) prepare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot make the pool's directory: %w", err)
 	}
+	// A sandbox's root user is nobody outside its user namespace: to reach its files it must get through.
+	err = os.Chmod(p.dir, 0o711) //nolint:gosec // names below it are not secret, and what is has modes of its own
+	if err != nil {
+		return fmt.Errorf("cannot open the pool's directory for sandboxes: %w", err)
+	}
 	p.lock, err = os.OpenFile("/run/pangaea-devpool.lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("cannot open the pool's lock: %w; run this as root", err)

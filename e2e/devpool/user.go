@@ -51,25 +51,29 @@ func (p *Pool) AwaitJob(ctx context.Context, job, status string, timeout time.Du
 	defer cancel()
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()
+	var last error
 	for {
-		stubs, seen, err := jobProgress(ctx, client, job, status)
+		stubs, err := jobProgress(ctx, client, job, status)
 		if err == nil {
 			return p.Allocations(ctx, stubs)
 		}
+		if ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("job %s is not %s after %s: %w (%s)", job, status, timeout, err, seen)
+			return nil, fmt.Errorf("job %s is not %s after %s: %w", job, status, timeout, last)
 		case <-ticker.C:
 		}
 	}
 }
 
 // jobProgress lists the allocations of a job that have the wanted status, or says what is missing.
-func jobProgress(ctx context.Context, client *api.Client, job, status string) ([]*api.AllocationListStub, string, error) {
+func jobProgress(ctx context.Context, client *api.Client, job, status string) ([]*api.AllocationListStub, error) {
 	query := (&api.QueryOptions{}).WithContext(ctx)
 	info, _, err := client.Jobs().Info(job, query)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	wanted := 0
 	for _, group := range info.TaskGroups {
@@ -77,20 +81,30 @@ func jobProgress(ctx context.Context, client *api.Client, job, status string) ([
 	}
 	stubs, _, err := client.Jobs().Allocations(job, false, query)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	var reached []*api.AllocationListStub
 	var seen []string
 	for _, stub := range stubs {
-		seen = append(seen, stub.ID[:8]+" "+stub.ClientStatus)
+		seen = append(seen, stub.ID[:8]+" is "+stub.ClientStatus+lastEvent(stub))
 		if stub.ClientStatus == status && stub.DesiredStatus == api.AllocDesiredStatusRun {
 			reached = append(reached, stub)
 		}
 	}
 	if len(reached) < wanted {
-		return nil, strings.Join(seen, ", "), fmt.Errorf("%d of %d allocations are %s", len(reached), wanted, status)
+		return nil, fmt.Errorf("%d of %d allocations are %s: %s", len(reached), wanted, status, strings.Join(seen, ", "))
 	}
-	return reached, "", nil
+	return reached, nil
+}
+
+// lastEvent is what a task of the allocation reported last.
+func lastEvent(stub *api.AllocationListStub) string {
+	for _, state := range stub.TaskStates {
+		if len(state.Events) > 0 {
+			return " (" + state.Events[len(state.Events)-1].DisplayMessage + ")"
+		}
+	}
+	return ""
 }
 
 // Allocations looks up where allocations run.
