@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"pangaea/e2e/nvmlsim"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,8 +13,6 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
-
-	"pangaea/e2e/nvmlsim"
 )
 
 // simulated is a driver installation with three GPUs. There is one for all tests: a process that has bound NVML's
@@ -64,8 +63,10 @@ func TestRootGPU(t *testing.T) {
 		{"one granted, all forged", look, func(c *drivers.TaskConfig) { forge(c); grant(c, gpus[1].UUID) }, "nvidia-uvm\nnvidia-uvm-tools\nnvidia1\nnvidiactl\n" + gpus[1].UUID + "\n0\n"},
 		{"two granted", look, func(c *drivers.TaskConfig) { grant(c, gpus[2].UUID, gpus[0].UUID) }, "nvidia-uvm\nnvidia-uvm-tools\nnvidia0\nnvidia2\nnvidiactl\n" + sorted(gpus[0].UUID, gpus[2].UUID) + "\n0\n"},
 		{"none granted, all forged", look, forge, "void\n0\n"},
-		{"driver's libraries", sh("echo $LD_LIBRARY_PATH; cat /usr/local/nvidia/lib/libcuda.so.1 | head -c 4 | tail -c 3; echo; touch /usr/local/nvidia/lib64/x || echo read-only"), func(c *drivers.TaskConfig) { grant(c, gpus[0].UUID) },
-			"/usr/local/nvidia/lib:/usr/local/nvidia/lib64\nELF\nread-only\n"},
+		{
+			"driver's libraries", sh("echo $LD_LIBRARY_PATH; cat /usr/local/nvidia/lib/libcuda.so.1 | head -c 4 | tail -c 3; echo; touch /usr/local/nvidia/lib64/x || echo read-only"), func(c *drivers.TaskConfig) { grant(c, gpus[0].UUID) },
+			"/usr/local/nvidia/lib:/usr/local/nvidia/lib64\nELF\nread-only\n",
+		},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

@@ -154,7 +154,7 @@ func (w *world) makeCpuset(t testing.TB) {
 
 func removeCgroup(dir string) error {
 	err := unix.Rmdir(dir)
-	for n := 0; err == unix.EBUSY && n < 100; n++ { //nolint:errorlint // Rmdir returns the bare errno
+	for n := 0; err == unix.EBUSY && n < 100; n++ {
 		time.Sleep(10 * time.Millisecond)
 		err = unix.Rmdir(dir)
 	}
@@ -240,16 +240,16 @@ func (w *world) run(t testing.TB, job JobConfig, change func(*drivers.TaskConfig
 	}
 	w.start(t, cfg)
 	result := w.wait(t, cfg.ID)
-	return result, w.output(t, cfg, "stdout")
+	return result, w.output(t, cfg)
 }
 
 // output is what the task has written, once logmon has it.
-func (w *world) output(t testing.TB, cfg *drivers.TaskConfig, stream string) string {
+func (w *world) output(t testing.TB, cfg *drivers.TaskConfig) string {
 	t.Helper()
 	var text []byte
 	last := -1
 	for range 100 {
-		text, _ = os.ReadFile(filepath.Join(cfg.TaskDir().LogDir, "web."+stream+".0"))
+		text, _ = os.ReadFile(filepath.Join(cfg.TaskDir().LogDir, "web.stdout.0"))
 		if len(text) == last && last > 0 {
 			break
 		}

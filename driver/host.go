@@ -3,13 +3,12 @@ package driver
 import (
 	"bufio"
 	"os"
+	"pangaea/driver/sandbox"
 	"runtime"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"pangaea/driver/sandbox"
 )
 
 func hostCPUs() int { return runtime.NumCPU() }

@@ -4,12 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"pangaea/driver/sandbox"
 	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
-
-	"pangaea/driver/sandbox"
 )
 
 // idRanges hands out ranges of 65,536 user identifiers, so that no two live tasks of this host share one, whichever

@@ -65,7 +65,9 @@ func TestHostName(t *testing.T) {
 		{"", "Web_Server", "0123456789", "web-server-01234567"},
 		{"", "___", "0123456789", "01234567"},
 		{"box.example", "x", "y", "box.example"},
-		{"a b", "x", "y", ""}, {"-a", "x", "y", ""}, {strings.Repeat("a", 64), "x", "y", ""},
+		{"a b", "x", "y", ""},
+		{"-a", "x", "y", ""},
+		{strings.Repeat("a", 64), "x", "y", ""},
 	}
 	for _, c := range cases {
 		got, err := hostName(&drivers.TaskConfig{Name: c.task, AllocID: c.alloc}, &JobConfig{Hostname: c.asked})

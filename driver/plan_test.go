@@ -2,6 +2,7 @@ package driver
 
 import (
 	"os"
+	"pangaea/driver/sandbox"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,8 +11,6 @@ import (
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
-
-	"pangaea/driver/sandbox"
 )
 
 func TestCommand(t *testing.T) {

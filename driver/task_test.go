@@ -124,10 +124,10 @@ func TestRootStopAndSignal(t *testing.T) {
 	w := newWorld(t, nil)
 	cfg := w.task(t, sh("trap 'echo hup' HUP; trap 'echo bye; exit 3' TERM; echo ready; while true; do sleep 0.05; done"))
 	w.start(t, cfg)
-	must.Eq(t, "ready\n", w.output(t, cfg, "stdout"))
+	must.Eq(t, "ready\n", w.output(t, cfg))
 	must.NoError(t, w.harness.SignalTask(cfg.ID, "SIGHUP"))
 	must.ErrorContains(t, w.harness.SignalTask(cfg.ID, "SIGNOTHING"), "there is none")
-	eventually(t, func() bool { return strings.Contains(w.output(t, cfg, "stdout"), "hup") })
+	eventually(t, func() bool { return strings.Contains(w.output(t, cfg), "hup") })
 	status, err := w.harness.InspectTask(cfg.ID)
 	must.NoError(t, err)
 	must.Eq(t, drivers.TaskStateRunning, status.State)
@@ -167,7 +167,7 @@ func TestRootRecover(t *testing.T) {
 	}
 	must.Eq(t, 6, w.wait(t, ended.ID).ExitCode, must.Sprint("an exit that nobody saw is kept"))
 	must.Eq(t, 5, w.wait(t, running.ID).ExitCode)
-	eventually(t, func() bool { return w.output(t, running, "stdout") == "one\ntwo\n" })
+	eventually(t, func() bool { return w.output(t, running) == "one\ntwo\n" })
 
 	must.Error(t, w.harness.RecoverTask(&drivers.TaskHandle{Version: handleVersion, Config: w.prepare(t, sh("true"), false)}))
 	must.ErrorContains(t, w.harness.RecoverTask(&drivers.TaskHandle{Version: 99, Config: running}), "version 99")

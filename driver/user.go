@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"pangaea/driver/sandbox"
+	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"pangaea/driver/sandbox"
 )
 
 // maxAccountFile bounds what is read of an image's user database.
@@ -54,14 +54,19 @@ func resolveUser(rootfs, spec string) (sandbox.User, error) {
 		user.GID = g.id
 		return user, nil
 	}
+	user.Groups = groupsOf(groups, u)
+	return user, nil
+}
+
+// groupsOf are the groups that list a user, besides its own.
+func groupsOf(groups []account, u account) []uint32 {
+	var ids []uint32
 	for _, g := range groups {
-		for _, m := range g.members {
-			if m == u.name && g.id != user.GID {
-				user.Groups = append(user.Groups, g.id)
-			}
+		if g.id != u.gid && slices.Contains(g.members, u.name) {
+			ids = append(ids, g.id)
 		}
 	}
-	return user, nil
+	return ids
 }
 
 // find looks a name or number up; a number that is not listed stands for itself.
@@ -85,7 +90,7 @@ func readAccounts(rootfs, name string) ([]account, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the task's root file system: %w", err)
 	}
-	defer unix.Close(root)
+	defer func() { _ = unix.Close(root) }()
 	fd, err := unix.Openat2(root, name, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,

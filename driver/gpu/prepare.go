@@ -101,7 +101,7 @@ func fill(dir string, libraries, bins []string) error {
 			return fmt.Errorf("cannot make %s: %w", d, err)
 		}
 		// MkdirTemp's own mode, and a umask, would shut tasks out.
-		err = os.Chmod(d, 0o755)
+		err = os.Chmod(d, 0o755) //nolint:gosec // tasks read it, and its parent is the driver's alone
 		if err != nil {
 			return fmt.Errorf("cannot open %s to tasks: %w", d, err)
 		}
@@ -159,7 +159,7 @@ func sonameOf(file string) (soname string, ok bool) {
 	if err != nil {
 		return "", false
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if f.Class != elf.ELFCLASS64 {
 		return "", false
 	}
@@ -186,7 +186,7 @@ func place(from, to string) error {
 		return fmt.Errorf("cannot read the NVIDIA driver's file: %w", err)
 	}
 	defer in.Close()
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755) //nolint:gosec // a library that tasks load
 	if err != nil {
 		return fmt.Errorf("cannot copy the NVIDIA driver's file: %w", err)
 	}

@@ -65,10 +65,11 @@ func (t *toolkit) device(uuid string) ([]string, error) {
 // toolkitLogger passes the generator's formatted messages on at the levels that suit a driver's log.
 type toolkitLogger struct{ log hclog.Logger }
 
-func (l toolkitLogger) Debugf(format string, args ...any)   { l.trace(format, args) }
-func (l toolkitLogger) Tracef(format string, args ...any)   { l.trace(format, args) }
-func (l toolkitLogger) Infof(format string, args ...any)    { l.trace(format, args) }
-func (l toolkitLogger) Info(args ...any)                    { l.trace("%s", []any{fmt.Sprint(args...)}) }
+func (l toolkitLogger) Debugf(format string, args ...any) { l.trace(format, args) }
+func (l toolkitLogger) Tracef(format string, args ...any) { l.trace(format, args) }
+func (l toolkitLogger) Infof(format string, args ...any)  { l.trace(format, args) }
+func (l toolkitLogger) Info(args ...any)                  { l.trace("%s", []any{fmt.Sprint(args...)}) }
+
 func (l toolkitLogger) Warning(args ...any)                 { l.trace("%s", []any{fmt.Sprint(args...)}) }
 func (l toolkitLogger) Warningf(format string, args ...any) { l.trace(format, args) }
 func (l toolkitLogger) Errorf(format string, args ...any) {

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -37,37 +38,33 @@ func applyProcess(s *specs.Spec, t *Task, h *Host) error {
 // applyEnv merges the environment. What the task may see of GPUs is decided by the grant alone: a template that sets
 // NVIDIA_VISIBLE_DEVICES=all changes nothing, not even what the program reads.
 func applyEnv(s *specs.Spec, t *Task, _ *Host) error {
-	env := map[string]string{"PATH": defaultPath}
+	env := map[string]string{"PATH": defaultPath, "HOSTNAME": t.Hostname}
 	for _, pair := range t.ImageEnv {
 		key, value, ok := strings.Cut(pair, "=")
 		if ok && key != "" && !strings.ContainsRune(pair, 0) {
 			env[key] = value
 		}
 	}
-	for key, value := range t.Env {
-		env[key] = value
-	}
-	for key := range env {
-		if strings.HasPrefix(key, "PANGAEA_GPU_") {
-			delete(env, key)
-		}
-	}
-	env["NVIDIA_VISIBLE_DEVICES"] = "void"
-	if t.GPUs.Visible != "" {
-		env["NVIDIA_VISIBLE_DEVICES"] = t.GPUs.Visible
-	}
-	if t.GPUs.Driver != "" {
-		env["LD_LIBRARY_PATH"] = appendPath(env["LD_LIBRARY_PATH"], gpuLibraries)
-		env["PATH"] = appendPath(env["PATH"], gpuPrograms)
-	}
-	if _, ok := env["HOSTNAME"]; !ok && t.Hostname != "" {
-		env["HOSTNAME"] = t.Hostname
-	}
+	maps.Copy(env, t.Env)
+	grantEnv(env, t.GPUs)
 	for key, value := range env {
 		s.Process.Env = append(s.Process.Env, key+"="+value)
 	}
 	sort.Strings(s.Process.Env)
 	return nil
+}
+
+// grantEnv makes the environment tell of the granted GPUs and no others.
+func grantEnv(env map[string]string, g GPUs) {
+	maps.DeleteFunc(env, func(key, _ string) bool { return strings.HasPrefix(key, "PANGAEA_GPU_") })
+	env["NVIDIA_VISIBLE_DEVICES"] = "void"
+	if g.Visible != "" {
+		env["NVIDIA_VISIBLE_DEVICES"] = g.Visible
+	}
+	if g.Driver != "" {
+		env["LD_LIBRARY_PATH"] = appendPath(env["LD_LIBRARY_PATH"], gpuLibraries)
+		env["PATH"] = appendPath(env["PATH"], gpuPrograms)
+	}
 }
 
 // appendPath adds what is missing of a colon-separated list to another.

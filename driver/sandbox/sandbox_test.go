@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"os"
+	"pangaea/driver/sandbox"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,8 +14,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/shoenig/test/must"
 	"pgregory.net/rapid"
-
-	"pangaea/driver/sandbox"
 )
 
 func plain() sandbox.Task {
