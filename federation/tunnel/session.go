@@ -62,7 +62,7 @@ func newSession(conn net.Conn, peer string, client bool, notAfter time.Time, cfg
 	if !notAfter.IsZero() {
 		s.expiry = time.AfterFunc(time.Until(notAfter), func() {
 			s.logger.Warn("closing a tunnel whose certificate has ended")
-			_ = s.Close()
+			_ = mux.Close() // not s.Close, which looks at the timer that is being made here
 		})
 	}
 	return s, nil
