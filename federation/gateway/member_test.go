@@ -126,8 +126,11 @@ func isDone(s *tunnel.Session) bool {
 	}
 }
 
-func (m *fakeMember) offer() {
+func (m *fakeMember) offer() { m.send(pool.PathOffer, m.offerNow(), nil) }
+
+func (m *fakeMember) offerNow() pool.Offer {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.sequence++
 	free := m.gpus
 	for _, stub := range m.allocs {
@@ -135,7 +138,7 @@ func (m *fakeMember) offer() {
 			free--
 		}
 	}
-	offer := pool.Offer{
+	return pool.Offer{
 		Sequence: m.sequence, Place: m.place, Price: m.price,
 		Classes: []pool.NodeClass{{
 			Node: &api.Node{
@@ -148,8 +151,6 @@ func (m *fakeMember) offer() {
 			Free: []pool.Capacity{{Count: 1, CPU: 100000, MemoryMB: 100000, DiskMB: 100000, Devices: map[string]int{"nvidia/gpu/H100": free}}},
 		}},
 	}
-	m.mu.Unlock()
-	m.send(pool.PathOffer, offer, nil)
 }
 
 func (m *fakeMember) status(full bool) {
