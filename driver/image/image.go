@@ -1,7 +1,6 @@
 package image
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -31,7 +30,7 @@ type Image struct {
 // parseConfig checks a config that a stranger wrote and takes what matters from it.
 func parseConfig(body []byte) (*v1.ConfigFile, error) {
 	var c v1.ConfigFile
-	err := json.Unmarshal(body, &c)
+	err := decode(body, &c)
 	if err != nil {
 		return nil, fmt.Errorf("%w: its config is no valid JSON: %w", ErrHostile, err)
 	}

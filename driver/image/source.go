@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"pangaea/driver/image/archive"
@@ -179,7 +178,7 @@ func resolve(ctx context.Context, c content, digest string, body []byte, depth i
 		return nil, fmt.Errorf("%w: its indexes nest more than %d deep", ErrHostile, maxNesting)
 	}
 	var doc document
-	err := json.Unmarshal(body, &doc)
+	err := decode(body, &doc)
 	if err != nil {
 		return nil, fmt.Errorf("%w: its manifest is no valid JSON: %w", ErrHostile, err)
 	}

@@ -1,0 +1,69 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/shoenig/test/must"
+)
+
+func TestDecode(t *testing.T) {
+	for _, tc := range []struct{ body, words string }{
+		{`{"a":1,"b":{"a":[1,{"a":2}]}}`, ""},
+		{`[]`, ""},
+		{`{"a":1,"a":2}`, `"a" appears twice`},
+		{`{"x":[{"y":{"b":1,"b":1}}]}`, `"b" appears twice`},
+		{`{"a":1}{"a":2}`, "behind the document"},
+		{`{"a":1} x`, "behind the document"},
+		{`{"a"`, "EOF"},
+		{``, "EOF"},
+		{`{1:2}`, "invalid character"},
+		{strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000), "deep"},
+	} {
+		var v any
+		err := decode([]byte(tc.body), &v)
+		if tc.words == "" {
+			must.NoError(t, err)
+			continue
+		}
+		must.ErrorContains(t, err, tc.words)
+	}
+}
+
+// oneBlob answers every question with the same bytes.
+type oneBlob []byte
+
+func (o oneBlob) Manifest(context.Context, string) ([]byte, error) { return o, nil }
+
+func (o oneBlob) Blob(context.Context, string, int64) (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(o)), nil
+}
+
+// FuzzResolve parses arbitrary manifests, indexes and configs: an error or a plan whose every path and digest is
+// valid, never a panic, never without end.
+func FuzzResolve(f *testing.F) {
+	digest := `"sha256:` + strings.Repeat("0", 64) + `"`
+	f.Add([]byte(`{"schemaVersion":2,"config":{"digest":`+digest+`,"size":2},"layers":[]}`), []byte(`{"rootfs":{"type":"layers"}}`))
+	f.Add([]byte(`{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.index.v1+json","digest":`+digest+`,"size":2}]}`), []byte(`{}`))
+	f.Add([]byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json"}`),
+		[]byte(`{"rootfs":{"type":"layers","diff_ids":[`+digest+`]},"config":{"WorkingDir":"/../x","Env":["A"]}}`))
+	f.Fuzz(func(t *testing.T, manifest, config []byte) {
+		p, err := resolve(t.Context(), oneBlob(manifest), "sha256:x", manifest, 0)
+		if err == nil {
+			for _, l := range p.layers {
+				must.True(t, validDigest(l.want.DiffID) && validDigest(l.want.Digest) && l.want.Size >= 0)
+			}
+		}
+		c, err := parseConfig(config)
+		if err == nil {
+			must.True(t, c.Config.WorkingDir == "" || c.Config.WorkingDir[0] == '/')
+			must.StrNotContains(t, c.Config.WorkingDir+"/", "/../")
+		} else {
+			must.True(t, errors.Is(err, ErrHostile) || errors.Is(err, ErrPlatform))
+		}
+	})
+}
