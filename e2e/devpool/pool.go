@@ -88,7 +88,7 @@ func (p *Pool) prepare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("another pool runs on this machine (%w): stop its make dev or make demo first", err)
 	}
-	err = p.removeLeftovers(ctx)
+	err = p.takeOver(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot clear what an earlier run left: %w", err)
 	}
@@ -100,6 +100,24 @@ func (p *Pool) prepare(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// takeOver clears what earlier pools left: the last one, wherever it was, by the note in the lock, and ours. Then it
+// leaves such a note itself.
+func (p *Pool) takeOver(ctx context.Context) error {
+	last, err := io.ReadAll(io.LimitReader(p.lock, 4096))
+	if err != nil {
+		return fmt.Errorf("cannot read the lock: %w", err)
+	}
+	if filepath.IsAbs(string(last)) && string(last) != p.dir {
+		err = removeLeftovers(ctx, string(last))
+	}
+	err = errors.Join(err, removeLeftovers(ctx, p.dir), p.lock.Truncate(0))
+	if err != nil {
+		return err
+	}
+	_, err = p.lock.WriteAt([]byte(p.dir), 0)
+	return err
 }
 
 // start starts the parts, each after those that it needs.

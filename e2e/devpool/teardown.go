@@ -36,7 +36,10 @@ func (p *Pool) Stop(ctx context.Context) error {
 	if p.Registry != nil {
 		all = errors.Join(all, p.Registry.Close())
 	}
-	all = errors.Join(all, p.removeLeftovers(ctx))
+	all = errors.Join(all, removeLeftovers(ctx, p.dir))
+	if p.cgroups != nil {
+		all = errors.Join(all, removeCgroups(p.cgroups))
+	}
 	if p.lock != nil {
 		all = errors.Join(all, p.lock.Close())
 	}
@@ -86,28 +89,25 @@ func (c *Cluster) stopJobs(ctx context.Context) error {
 	})
 }
 
-// removeLeftovers takes down whatever of a pool in this directory is still there: processes, sandboxes, mounts,
-// namespaces, cgroups and files.
-func (p *Pool) removeLeftovers(ctx context.Context) error {
-	all := errors.Join(killRecorded(p.dir), killBelow(p.dir))
-	all = errors.Join(all, unmountBelow(p.dir), removeAllocNetns(p.dir), removeNetwork(ctx))
-	if p.cgroups != nil {
-		all = errors.Join(all, removeCgroups(p.cgroups))
-	}
+// removeLeftovers takes down whatever of a pool in dir is still there: processes, sandboxes, mounts, namespaces and
+// files.
+func removeLeftovers(ctx context.Context, dir string) error {
+	all := errors.Join(killRecorded(dir), killBelow(dir))
+	all = errors.Join(all, unmountBelow(dir), removeAllocNetns(dir), removeNetwork(ctx))
 	if all != nil {
 		return all
 	}
-	entries, err := os.ReadDir(p.dir)
-	if err != nil {
-		return fmt.Errorf("cannot clear %s: %w", p.dir, err)
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot clear %s: %w", dir, err)
 	}
 	for _, entry := range entries {
 		if entry.Name() == "logs" {
 			continue // a failed run's logs are what one looks at next
 		}
-		err = os.RemoveAll(filepath.Join(p.dir, entry.Name()))
+		err = os.RemoveAll(filepath.Join(dir, entry.Name()))
 		if err != nil {
-			return fmt.Errorf("cannot clear %s: %w", p.dir, err)
+			return fmt.Errorf("cannot clear %s: %w", dir, err)
 		}
 	}
 	return nil
