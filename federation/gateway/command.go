@@ -21,6 +21,10 @@ const usage = `Usage: pangaea gateway [-config FILE]
 
     bind_addr = "127.0.0.1"
     log_level = "info"
+    addresses {                # where not bind_addr
+      http   = "ADDRESS"
+      tunnel = "ADDRESS"
+    }
     ports {
       http   = 4646            # Nomad's API
       tunnel = 4649            # members
@@ -30,8 +34,9 @@ const usage = `Usage: pangaea gateway [-config FILE]
       tunnel = "HOST:PORT"     # where members reach it
     }
     consul {
-      address    = "127.0.0.1:8500"
-      token_file = "FILE"      # ACL token of the gateway
+      address      = "127.0.0.1:8500"
+      grpc_address = "127.0.0.1:8502"
+      token_file   = "FILE"    # ACL token of the gateway
     }
     clocks {
       suspect_after  = "5s"    # a silent member gets nothing new

@@ -78,7 +78,7 @@ func (g *Gateway) evalAllocs(w http.ResponseWriter, c *call) (any, error) {
 	key := jobKey{eval.Namespace, eval.JobID}
 	latest := func() bool { // an older evaluation's allocations are not waited for
 		list := g.evals.list(key)
-		return len(list) > 0 && (list[0].ID == id || list[0].ID == eval.BlockedEval)
+		return len(list) > 0 && (list[0].ID == id || list[0].ID == g.evals.get(id).BlockedEval)
 	}
 	g.until(c.Context(), allocPatience, func() bool {
 		j := g.jobs[key]

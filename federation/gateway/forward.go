@@ -20,15 +20,15 @@ const headerForwarded = "X-Pangaea-Forwarded"
 // has just gone is waited for a little, since another takes its place within seconds.
 func (g *Gateway) front(api http.Handler, transport http.RoundTripper) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		g.until(r.Context(), leaderPatience, func() bool { return g.leading || g.leader.HTTPAddr != "" })
+		g.until(r.Context(), leaderPatience, func() bool { return g.leading || g.leader.HTTPAddr != "" || g.problem != "" })
 		g.mu.Lock()
-		leading, leader := g.leading, g.leader
+		leading, leader, problem := g.leading, g.leader, g.problem
 		g.mu.Unlock()
 		switch {
 		case leading:
 			api.ServeHTTP(w, r)
 		case leader.HTTPAddr == "" || r.Header.Get(headerForwarded) != "":
-			http.Error(w, "No cluster leader: the pool's gateways are electing one, try again in some seconds", http.StatusInternalServerError)
+			http.Error(w, "No cluster leader: "+or(problem, "the pool's gateways are electing one, try again in some seconds"), http.StatusInternalServerError)
 		default:
 			g.forward(leader.HTTPAddr, transport).ServeHTTP(w, r)
 		}

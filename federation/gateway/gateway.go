@@ -30,6 +30,7 @@ type Gateway struct {
 	leading bool
 	fence   state.Fence
 	leader  state.GatewayRecord // who leads, while this gateway does not
+	problem string              // why nobody may lead, such as a Consul that is away
 }
 
 // jobKey names a pool job.
@@ -105,6 +106,10 @@ func (g *Gateway) load(ctx context.Context, fence state.Fence) error {
 	}
 	for _, entry := range members {
 		g.member(entry.Value.Alias).known(entry.Value)
+	}
+	now := g.settings.now()
+	for _, m := range g.members { // nobody is lost for a time in which nobody led who could have heard it
+		m.heard, m.synced, m.offer, m.free, m.state = now, false, nil, nil, pool.MemberSuspect
 	}
 	g.fence, g.leading = fence, true
 	for key, j := range g.jobs {

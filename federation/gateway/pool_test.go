@@ -16,7 +16,10 @@ import (
 	"pangaea/federation/pool"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Consul's library tries on for some seconds to find out whether a lock was lost, whatever its caller does.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/hashicorp/consul/api.(*Lock).monitorLock"))
+}
 
 // fakePool is a leading gateway with a hand-driven clock, served over HTTP, and its members.
 type fakePool struct {

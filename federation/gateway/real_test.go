@@ -188,8 +188,7 @@ func TestRealConsul(t *testing.T) {
 	defer func() { cancel(); <-done; identity.Wait(); m.pool.group.Wait() }()
 
 	awaitLog(t, first, "to=ready")
-	job := filepath.Join(t.TempDir(), "web.nomad.hcl")
-	must.NoError(t, os.WriteFile(job, []byte(webSpec), 0o600))
+	job := writeSpec(t)
 	output, status := realCLI(t, second.http, user, "job", "run", job)
 	must.Eq(t, 0, status, must.Sprint(output))
 	must.StrContains(t, output, `finished with status "complete"`)
@@ -264,4 +263,37 @@ func TestStartErrors(t *testing.T) {
 	must.Eq(t, 0, Command([]string{"-h"}))
 	must.Eq(t, 2, Command([]string{"extra"}))
 	must.Eq(t, 1, Command([]string{"-config", "/nowhere.hcl"}))
+}
+
+// TestWithoutConsul checks that users are told what is missing, and that the gateway goes on by itself once it is there.
+func TestWithoutConsul(t *testing.T) {
+	ports := statetest.FreePorts(t, 3)
+	config := Config{Ports: &Ports{HTTP: ports[0], Tunnel: ports[1]}, Consul: &Consul{Address: fmt.Sprintf("127.0.0.1:%d", ports[2])}}
+	g := startReal(t, config, ports)
+	awaitLog(t, g, "waiting for Consul")
+	output, status := realCLI(t, g.http, "", "job", "status")
+	must.Eq(t, 1, status)
+	must.StrContains(t, output, fmt.Sprintf("cannot reach Consul at 127.0.0.1:%d", ports[2]))
+	must.StrContains(t, output, "start it or correct consul.address")
+}
+
+// TestConsulGoesAway takes Consul from a leading gateway: users are told so, and all is there when it is back.
+func TestConsulGoesAway(t *testing.T) {
+	consul := statetest.Start(t)
+	tokenFile := filepath.Join(t.TempDir(), "token")
+	must.NoError(t, os.WriteFile(tokenFile, []byte(consul.Token), 0o600))
+	ports := statetest.FreePorts(t, 2)
+	g := startReal(t, configFor(t, consul, tokenFile, ports), ports)
+	awaitLog(t, g, "leading the pool")
+	consul.Stop()
+	output, status := realCLI(t, g.http, consul.Token, "job", "run", writeSpec(t))
+	must.Eq(t, 1, status)
+	must.StrContains(t, output, "Consul")
+}
+
+func writeSpec(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "web.nomad.hcl")
+	must.NoError(t, os.WriteFile(file, []byte(webSpec), 0o600))
+	return file
 }

@@ -46,63 +46,90 @@ func Run(ctx context.Context, config Config, logger hclog.Logger) error {
 	if err != nil {
 		return err
 	}
+	g := newGateway(s, store, logger)
+	transport := &http.Transport{TLSClientConfig: clientConfig, MaxIdleConnsPerHost: 32, IdleConnTimeout: 90 * time.Second}
+	defer transport.CloseIdleConnections()
+	ctx, cancel := context.WithCancelCause(ctx)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel(nil)
+	// The API answers from the first moment, if only to say what is missing.
+	group.Go(func() { cancel(serveHTTP(ctx, listener, serverConfig, g.front(g.routes(), transport), logger)) })
+	err = g.serve(ctx, store)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return err
+}
+
+// serve takes part in the pool until the context ends: it accepts members, and leads when it is its turn.
+func (g *Gateway) serve(ctx context.Context, store *state.Store) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	defer group.Wait()
 	defer cancel()
-	identity, err := waitIdentity(ctx, store, logger)
-	if err != nil {
+	identity, err := g.waitIdentity(ctx, store)
+	if err != nil || identity == nil {
 		return err
 	}
 	defer identity.Wait()
 	defer cancel()
-	tunnels, err := tunnel.Listen(s.tunnel, tunnel.Config{Identity: identity, Peer: tunnel.AcceptMembers, Logger: logger.Named("tunnel")})
+	tunnels, err := tunnel.Listen(g.settings.tunnel, tunnel.Config{Identity: identity, Peer: tunnel.AcceptMembers, Logger: g.logger.Named("tunnel")})
 	if err != nil {
 		return err
 	}
 	defer tunnels.Close()
-	if s.advertiseTunnel == "" {
-		s.advertiseTunnel = tunnels.Addr().String()
+	record := state.GatewayRecord{
+		ID: newID(), HTTPAddr: g.settings.advertiseHTTP, TunnelAddr: or(g.settings.advertiseTunnel, tunnels.Addr().String()), Version: Version,
 	}
-	g := newGateway(s, store, logger)
-	record := state.GatewayRecord{ID: newID(), HTTPAddr: s.advertiseHTTP, TunnelAddr: s.advertiseTunnel, Version: Version}
-	transport := &http.Transport{TLSClientConfig: clientConfig, ResponseHeaderTimeout: 0, MaxIdleConnsPerHost: 32, IdleConnTimeout: 90 * time.Second}
-	defer transport.CloseIdleConnections()
-	logger.Info("gateway is up", "http", s.advertiseHTTP, "tunnel", s.advertiseTunnel, "consul", store.Address())
+	g.logger.Info("gateway is up", "http", record.HTTPAddr, "tunnel", record.TunnelAddr, "consul", store.Address())
 	group.Go(func() { _ = store.Register(ctx, record) })
 	group.Go(func() { g.campaign(ctx, store, record) })
 	group.Go(func() { g.followLeader(ctx, store) })
 	group.Go(func() { g.tickUntil(ctx) })
-	group.Go(func() {
-		err := tunnels.Serve(ctx, g.accept)
-		if err != nil && ctx.Err() == nil {
-			logger.Error("cannot accept members any more", "error", err)
-			cancel()
-		}
-	})
-	return serveHTTP(ctx, listener, serverConfig, g.front(g.routes(), transport), logger)
+	err = tunnels.Serve(ctx, g.accept)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("cannot accept members any more: %w", err)
 }
 
 // waitIdentity gets the gateway's certificate, waiting for a Consul that is not up yet but not for one that refuses.
-func waitIdentity(ctx context.Context, store *state.Store, logger hclog.Logger) (*state.Identity, error) {
-	told := false
+func (g *Gateway) waitIdentity(ctx context.Context, store *state.Store) (*state.Identity, error) {
 	for {
 		identity, err := store.Identity(ctx, tunnel.ServiceGateway)
 		if err == nil {
 			return identity, nil
 		}
-		if !errors.Is(err, state.ErrUnavailable) || ctx.Err() != nil {
+		if ctx.Err() != nil {
+			return nil, nil
+		}
+		if !errors.Is(err, state.ErrUnavailable) {
 			return nil, fmt.Errorf("cannot get the gateway's certificate: %w", err)
 		}
-		if !told {
-			logger.Error("waiting for Consul", "error", err)
-			told = true
-		}
+		g.trouble(err)
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, nil
 		case <-time.After(500 * time.Millisecond):
 		}
+	}
+}
+
+// trouble notes what keeps the gateway from its work, once in the log and for users who ask; nil is the end of it.
+func (g *Gateway) trouble(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != "" && g.problem == "" {
+		g.logger.Error("waiting for Consul", "error", text)
+	}
+	if text != g.problem {
+		g.problem = text
+		g.changed()
 	}
 }
 
@@ -136,6 +163,14 @@ func (g *Gateway) campaign(ctx context.Context, store *state.Store, record state
 func (g *Gateway) followLeader(ctx context.Context, store *state.Store) {
 	for ctx.Err() == nil {
 		leader, err := store.Leader(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil || errors.Is(err, state.ErrNotFound) {
+			g.trouble(nil)
+		} else {
+			g.trouble(err)
+		}
 		g.mu.Lock()
 		if err == nil && leader.HTTPAddr != g.settings.advertiseHTTP {
 			g.leader = leader

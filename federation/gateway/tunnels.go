@@ -55,10 +55,14 @@ func (g *Gateway) receive(w http.ResponseWriter, r *http.Request, into any) (*tu
 		return nil, false
 	}
 	g.mu.Lock()
-	leading := g.leading
+	leading, synced := g.leading, g.member(s.Peer()).synced
 	g.mu.Unlock()
 	if !leading {
 		http.Error(w, "this gateway does not lead the pool", http.StatusServiceUnavailable)
+		return nil, false
+	}
+	if !synced && r.URL.Path != pool.PathSync { // it took up the lead since: it must hear first what runs there
+		http.Error(w, "this session must be synchronised anew", http.StatusServiceUnavailable)
 		return nil, false
 	}
 	err := json.NewDecoder(r.Body).Decode(into)
