@@ -48,11 +48,12 @@ func (s *shim) args(verb string, more ...string) []string {
 	return append(append(args, more...), s.conf.ID)
 }
 
-// spawn runs the runtime with the task's stdio, and perhaps one descriptor more.
+// spawn runs the runtime with the task's stdio, and perhaps one descriptor more. One processor is enough for what it
+// does step by step, and saves threads.
 func (s *shim) spawn(args []string, extra ...uintptr) (int, error) {
 	files := append([]uintptr{uintptr(s.null), uintptr(s.out[0].taskEnd), uintptr(s.out[1].taskEnd)}, extra...)
 	pid, err := syscall.ForkExec(s.conf.Runtime, args, &syscall.ProcAttr{
-		Dir: "/", Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, Files: files,
+		Dir: "/", Env: []string{"GOMAXPROCS=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, Files: files,
 	})
 	if err != nil {
 		return 0, wrap("run "+s.conf.Runtime, err)

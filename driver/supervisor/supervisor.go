@@ -118,7 +118,8 @@ func (s *Supervisor) Recover(dir string) (*Task, error) {
 	s.conf.Logger.Warn("a task is lost", "task_id", launch.ID, "verdict", string(verdict))
 	err = s.clean(dir, launch, group)
 	if err != nil {
-		return nil, errors.Join(ErrGone, err)
+		// Not ErrGone: something is still there.
+		return nil, err
 	}
 	return nil, ErrGone
 }
