@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -16,6 +17,7 @@ const (
 	bridgeName    = "pangaea0"
 	subnetBits    = "/24"
 	BridgeAddress = "10.199.0.1" // gateway, Consul and registry listen here
+	portPrefix    = "pangaea-m"
 	netnsPrefix   = "pangaea-"
 	netnsDir      = "/run/netns"
 )
@@ -53,7 +55,7 @@ func makeBridge(ctx context.Context) error {
 // makeNamespace makes a member's network namespace with one interface, eth0, on an isolated port of the bridge.
 func makeNamespace(ctx context.Context, alias string, index int) error {
 	netns := netnsPrefix + alias
-	port := fmt.Sprintf("pangaea-m%d", index)
+	port := portPrefix + strconv.Itoa(index)
 	for _, words := range []string{
 		"netns add " + netns,
 		"link add " + port + " type veth peer name eth0 netns " + netns,
@@ -79,7 +81,7 @@ func (c *Cluster) SetLink(ctx context.Context, up bool) error {
 	if up {
 		state = "up"
 	}
-	return ip(ctx, fmt.Sprintf("link set pangaea-m%d %s", c.index, state))
+	return ip(ctx, fmt.Sprintf("link set %s%d %s", portPrefix, c.index, state))
 }
 
 // removeNetwork deletes the bridge and every namespace of ours.
@@ -92,11 +94,28 @@ func removeNetwork(ctx context.Context) error {
 	for _, name := range names {
 		all = errors.Join(all, ip(ctx, "netns delete "+filepath.Base(name)))
 	}
+	// A namespace lives on while a process is in it, and its cable with it.
+	links, err := filepath.Glob("/sys/class/net/" + portPrefix + "*")
+	if err != nil {
+		return fmt.Errorf("cannot list links: %w", err)
+	}
 	_, err = os.Stat(filepath.Join("/sys/class/net", bridgeName))
 	if err == nil {
-		all = errors.Join(all, ip(ctx, "link delete "+bridgeName))
+		links = append(links, bridgeName)
+	}
+	for _, link := range links {
+		err = ip(ctx, "link delete "+filepath.Base(link))
+		if err != nil && !errors.Is(exists(link), os.ErrNotExist) {
+			all = errors.Join(all, err)
+		}
 	}
 	return all
+}
+
+// exists fails when a link has gone: the kernel deletes that of a dead namespace by itself, at its own pace.
+func exists(link string) error {
+	_, err := os.Stat(filepath.Join("/sys/class/net", filepath.Base(link)))
+	return err
 }
 
 // Dial opens a TCP connection from inside the cluster's network namespace, and closes it again.

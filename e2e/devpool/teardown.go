@@ -133,7 +133,8 @@ func killBelow(dir string) error {
 	}
 }
 
-// processesBelow lists the processes, other than ours, with an argument below dir.
+// processesBelow lists the processes, other than ours, with an argument below dir, and Nomad's log collectors that
+// read a task's FIFO below it: they have no argument that tells whose they are.
 func processesBelow(dir string) ([]int, error) {
 	proc, err := os.ReadDir("/proc")
 	if err != nil {
@@ -147,11 +148,25 @@ func processesBelow(dir string) ([]int, error) {
 			continue
 		}
 		arguments, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
-		if err == nil && strings.Contains(string(arguments), dir+"/") {
+		if err == nil && (strings.Contains(string(arguments), dir+"/") || readsFIFOBelow(entry.Name(), dir)) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids, nil
+}
+
+func readsFIFOBelow(pid, dir string) bool {
+	descriptors, err := filepath.Glob(filepath.Join("/proc", pid, "fd", "*"))
+	if err != nil {
+		return false
+	}
+	for _, descriptor := range descriptors {
+		target, err := os.Readlink(descriptor)
+		if err == nil && strings.HasPrefix(target, dir+"/") && strings.HasSuffix(target, ".fifo") {
+			return true
+		}
+	}
+	return false
 }
 
 // killTree kills a process and, before it, its children: they are a sandbox's.
