@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -15,9 +16,10 @@ import (
 	"pangaea/federation/tunnel"
 )
 
-// errNotLeading is a gateway's answer that it lives but does not lead: the session is kept, but it is no contact with
-// the pool, because the one who would place our work elsewhere may not hear us.
-var errNotLeading = errors.New("the gateway does not lead")
+// errRefused is a gateway's answer that it lives but cannot take a message, since it does not lead or has lost Consul.
+// The session is kept, with the logs and commands that pass through it, but it is no contact with the pool, because the
+// one who would place our work elsewhere may not hear us.
+var errRefused = errors.New("the gateway takes no messages now")
 
 // exchangeTimeout bounds one message to a gateway.
 const exchangeTimeout = 10 * time.Second
@@ -32,6 +34,7 @@ type link struct {
 	lastOffer []byte
 	heartbeat time.Duration
 	synced    atomic.Bool
+	told      string // the refusal that was logged last
 }
 
 // Serve speaks to one gateway until the session or the context ends.
@@ -76,11 +79,11 @@ func (l *link) talk(ctx context.Context) error {
 		// A member whose own Nomad does not answer falls silent: it can run nothing, and the pool must not think so.
 		if snapshot != nil {
 			err := l.tell(ctx, snapshot)
-			if err != nil && !errors.Is(err, errNotLeading) {
+			if err != nil && !errors.Is(err, errRefused) {
 				return err
 			}
 			if err != nil {
-				changed = nil // nothing is urgent for a gateway that does not lead
+				changed = nil // nothing is urgent for a gateway that takes no messages
 			}
 		}
 		timer.Reset(l.untilNext())
@@ -196,11 +199,15 @@ func (l *link) put(ctx context.Context, path string, message, reply any) error {
 	switch {
 	case response.StatusCode == http.StatusServiceUnavailable:
 		l.synced.Store(false) // whoever leads next must hear everything
-		return errNotLeading
+		return errRefused
+	case response.StatusCode >= http.StatusInternalServerError:
+		l.tellOnce(path, string(text))
+		return errRefused
 	case response.StatusCode >= http.StatusMultipleChoices:
 		return fmt.Errorf("gateway answered %d to %s: %.200s", response.StatusCode, path, text)
 	}
 	l.agent.contact.made(sent)
+	l.told = ""
 	if reply == nil {
 		return nil
 	}
@@ -209,4 +216,13 @@ func (l *link) put(ctx context.Context, path string, message, reply any) error {
 		return fmt.Errorf("cannot read the answer of %s: %w", path, err)
 	}
 	return nil
+}
+
+// tellOnce logs a gateway's refusal unless it is the same as the last.
+func (l *link) tellOnce(path, text string) {
+	if l.told == text {
+		return
+	}
+	l.told = text
+	l.agent.logger.Warn("gateway cannot take a message, trying again", "gateway", l.session.RemoteAddr(), "path", path, "answer", strings.TrimSpace(text))
 }

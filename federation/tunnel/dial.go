@@ -64,7 +64,8 @@ type Backoff struct {
 }
 
 // Run keeps one tunnel to a gateway open until the context ends: it dials, hands the session to use, which owns it
-// until it returns, and dials again after a pause that grows while dialling fails. The same failure is logged once.
+// until it returns, and dials again after a pause that grows while dialling fails or sessions are short. The same
+// failure is logged once.
 func Run(ctx context.Context, address string, cfg Config, backoff Backoff, use func(context.Context, *Session)) {
 	cfg = cfg.withDefaults()
 	orDuration(&backoff.Min, 250*time.Millisecond)
@@ -72,13 +73,16 @@ func Run(ctx context.Context, address string, cfg Config, backoff Backoff, use f
 	wait, told := backoff.Min, ""
 	for ctx.Err() == nil {
 		session, err := Dial(ctx, address, cfg)
+		short := err != nil
 		if err == nil {
-			wait, told = backoff.Min, ""
+			told = ""
+			opened := time.Now()
 			cfg.Logger.Info("tunnel is open", "gateway", address)
 			stop := context.AfterFunc(ctx, func() { _ = session.Close() })
 			use(ctx, session)
 			stop()
 			_ = session.Close()
+			short = time.Since(opened) < backoff.Max
 			cfg.Logger.Info("tunnel has ended", "gateway", address)
 		} else if ctx.Err() == nil && err.Error() != told {
 			told = err.Error()
@@ -86,8 +90,9 @@ func Run(ctx context.Context, address string, cfg Config, backoff Backoff, use f
 		}
 		// Jitter keeps a thousand members from coming back to a restarted gateway in one instant.
 		pause(ctx, wait/2+rand.N(wait)) //nolint:gosec // a pause need not be secret
-		if err != nil {
-			wait = min(2*wait, backoff.Max)
+		wait = min(2*wait, backoff.Max)
+		if !short {
+			wait = backoff.Min
 		}
 	}
 }

@@ -13,8 +13,9 @@ import (
 
 // Listener accepts members' tunnels. Make it with [Listen], then call Serve.
 type Listener struct {
-	config Config
-	inner  net.Listener
+	config   Config
+	inner    net.Listener
+	refusals refusals
 }
 
 // Listen takes the port at once, so that a port in use is told before anything else starts.
@@ -72,7 +73,7 @@ func (l *Listener) handle(ctx context.Context, raw net.Conn, accept func(context
 	session, err := l.handshake(ctx, raw)
 	if err != nil {
 		_ = raw.Close()
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && l.refusals.isNew(remote, err) {
 			l.config.Logger.Warn("refused a tunnel", "remote", remote, "error", err,
 				"next_step", "if this is a member: give its agent a token with the policy of its own alias, on this pool's Consul")
 		}

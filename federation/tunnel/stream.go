@@ -34,6 +34,15 @@ type conn struct {
 // CloseWrite implements Stream.
 func (c *conn) CloseWrite() error { return c.Stream.Close() }
 
+// Read implements Stream. What the peer sent in answer to Close is nobody's.
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Stream.Read(p)
+	if c.closed.Load() {
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
 // Close implements Stream. The deadline wakes readers, which yamux would leave waiting for the peer's end.
 func (c *conn) Close() error {
 	if c.closed.Swap(true) {

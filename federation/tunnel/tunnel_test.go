@@ -81,6 +81,17 @@ func (r *rig) dial(t *testing.T, identity tunnel.Identity) (*tunnel.Session, err
 	return session, err
 }
 
+func (r *rig) refusals() int { return strings.Count(r.log.String(), "refused a tunnel") }
+
+// awaitRefusals waits for the gateway's line about a refusal, which follows the alert that the dialler sees.
+func (r *rig) awaitRefusals(t *testing.T, count int) {
+	t.Helper()
+	for r.refusals() < count {
+		must.NoError(t, t.Context().Err())
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // echo answers with the peer's name and the body, and echoes raw streams until they are half closed.
 func echo() http.Handler {
 	mux := http.NewServeMux()
@@ -154,7 +165,7 @@ func TestRefusals(t *testing.T) {
 	other := tunneltest.NewCA(t)
 	stranger := other.Identity(tunnel.MemberService("fr-par-1"))
 	stranger.Trust = r.ca.Identity("x").Trust // it trusts us, we don't trust it
-	for _, test := range []struct {
+	for i, test := range []struct {
 		name     string
 		identity tunneltest.Identity
 		log      string
@@ -173,14 +184,21 @@ func TestRefusals(t *testing.T) {
 			_, err := r.dial(t, test.identity)
 			must.ErrorContains(t, err, "refused this side's certificate")
 			must.ErrorContains(t, err, "check the alias")
-			for !strings.Contains(r.log.String(), test.log) { // the line follows the alert that the dialler saw
-				must.NoError(t, t.Context().Err())
-				time.Sleep(time.Millisecond)
-			}
+			r.awaitRefusals(t, i+1)
+			must.StrContains(t, r.log.String(), test.log)
 			must.StrContains(t, r.log.String(), "next_step")
 		})
 	}
 	must.Eq(t, 0, len(r.arrived))
+	t.Run("told once", func(t *testing.T) {
+		lines := r.refusals()
+		_, err := r.dial(t, stranger)
+		must.Error(t, err)
+		_, err = r.dial(t, r.ca.Named("x", "spiffe://td/ns/other/dc/dc1/svc/x", time.Hour))
+		must.Error(t, err)
+		r.awaitRefusals(t, lines+1) // the new cause is told, the old is not
+		must.Eq(t, lines+1, r.refusals())
+	})
 	t.Run("wrong gateway", func(t *testing.T) {
 		_, err := r.dial(t, other.Identity(tunnel.MemberService("fr-par-1")))
 		must.ErrorIs(t, err, tunnel.ErrPeer)
