@@ -203,6 +203,7 @@ func TestRootPullFailures(t *testing.T) {
 
 func assertNothingHalfMade(t *testing.T, s *Store) {
 	t.Helper()
+	s.wg.Wait() // for the layer that was under way beside the one that failed
 	for _, dir := range []string{"tmp", "images", "refs"} {
 		entries, err := os.ReadDir(s.path(dir))
 		must.NoError(t, err)
