@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"syscall"
 
 	_ "github.com/opencontainers/cgroups/devices" // Without it libcontainer can't enforce device rules.
 	"github.com/opencontainers/runc/libcontainer"
@@ -44,6 +45,8 @@ const (
 )
 
 func main() {
+	// What an exec runs inherits this; what create runs gets the same from libcontainer.
+	syscall.Umask(0o022)
 	code, err := run(os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "pangaea-runtime:", err)

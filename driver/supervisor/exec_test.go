@@ -33,6 +33,7 @@ func TestRootExec(t *testing.T) {
 		{"streams", ExecRequest{Args: []string{"sh", "-c", "echo out; echo err >&2; exit 5"}}, "", 5, "out\n", "err\n"},
 		{"stdin", ExecRequest{Args: []string{"cat"}}, "hello", 0, "hello", ""},
 		{"environment", ExecRequest{Args: []string{"sh", "-c", "echo $TASK $MORE"}, Env: []string{"MORE=added"}}, "", 0, "own added\n", ""},
+		{"umask", ExecRequest{Args: []string{"sh", "-c", "umask"}}, "", 0, "0022\n", ""},
 		{"directory", ExecRequest{Args: []string{"pwd"}, Cwd: "/tmp"}, "", 0, "/tmp\n", ""},
 		{"user by name", ExecRequest{Args: []string{"id"}, User: "alice"}, "", 0, "uid=1000(alice) gid=1001(staff) groups=1002(extra)\n", ""},
 		{"user by number", ExecRequest{Args: []string{"id", "-u"}, User: "7:8"}, "", 0, "7\n", ""},

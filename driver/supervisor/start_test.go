@@ -13,6 +13,13 @@ import (
 
 func TestRootExit(t *testing.T) {
 	b := newBench(t)
+	// Nothing of the programs above shows: no signal is blocked or ignored, no descriptor is left open (ls has one for
+	// the directory itself), the environment is the spec's.
+	const clean = `set -e
+		test "$(grep -E '^Sig(Blk|Ign):' /proc/self/status | grep -v '	0000000000000000$')" = ""
+		test "$(ls /proc/self/fd | tail -1)" = 3
+		test "$(umask)" = 0022
+		test "$(env | grep -vE '^(PATH|HOME|PWD|SHLVL|OLDPWD|_)=')" = ""`
 	tests := []struct {
 		name string
 		args []string
@@ -23,6 +30,7 @@ func TestRootExit(t *testing.T) {
 		{"looked up in PATH", []string{"sh", "-c", "exit 42"}, Exit{Code: 42}},
 		{"highest code", []string{"/bin/sh", "-c", "exit 255"}, Exit{Code: 255}},
 		{"a child's death by signal", []string{"/bin/sh", "-c", "sh -c 'kill -9 $$'; exit $?"}, Exit{Code: 137}},
+		{"default signals, files and mask", []string{"/bin/sh", "-c", clean}, Exit{}},
 		{"background child", []string{"/bin/sh", "-c", "sleep 1000 & exit 3"}, Exit{Code: 3}},
 	}
 	for _, tc := range tests {
