@@ -2,14 +2,14 @@ package gateway
 
 import (
 	"cmp"
+	"maps"
 	"net/http"
+	"pangaea/federation/pool"
 	"slices"
 	"strings"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/hashicorp/nomad/api/contexts"
-
-	"pangaea/federation/pool"
 )
 
 // build is the Nomad version whose API the gateway speaks; tools choose what they send by it.
@@ -147,10 +147,22 @@ func (g *Gateway) search(_ http.ResponseWriter, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	found := map[contexts.Context][]string{}
-	var names []string
-	namespaces := map[contexts.Context]map[string]string{contexts.Jobs: {}, contexts.Evals: {}, contexts.Allocs: {}, contexts.Deployments: {}}
+	found, namespaces := map[contexts.Context][]string{}, g.names(request.Prefix)
+	for kind, ids := range namespaces {
+		for id, namespace := range ids {
+			if kind == contexts.Nodes || visible(namespace) {
+				found[kind] = append(found[kind], id)
+			}
+		}
+	}
+	return searchReply(found, request.Context), nil
+}
+
+// names lists all IDs that begin with a prefix, by kind, with their namespace.
+func (g *Gateway) names(prefix string) map[contexts.Context]map[string]string {
+	namespaces := map[contexts.Context]map[string]string{contexts.Jobs: {}, contexts.Evals: {}, contexts.Allocs: {}, contexts.Deployments: {}, contexts.Nodes: {}}
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	for key, j := range g.jobs {
 		if j.known {
 			namespaces[contexts.Jobs][key.id] = key.namespace
@@ -166,22 +178,12 @@ func (g *Gateway) search(_ http.ResponseWriter, c *call) (any, error) {
 		}
 	}
 	for id := range g.nodes {
-		names = append(names, id)
+		namespaces[contexts.Nodes][id] = ""
 	}
-	g.mu.Unlock()
-	for kind, ids := range namespaces {
-		for id, namespace := range ids {
-			if id != "" && strings.HasPrefix(id, request.Prefix) && visible(namespace) {
-				found[kind] = append(found[kind], id)
-			}
-		}
+	for _, ids := range namespaces {
+		maps.DeleteFunc(ids, func(id, _ string) bool { return id == "" || !strings.HasPrefix(id, prefix) })
 	}
-	for _, id := range names {
-		if strings.HasPrefix(id, request.Prefix) {
-			found[contexts.Nodes] = append(found[contexts.Nodes], id)
-		}
-	}
-	return searchReply(found, request.Context), nil
+	return namespaces
 }
 
 func searchReply(found map[contexts.Context][]string, wanted contexts.Context) *api.SearchResponse {

@@ -8,14 +8,13 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"pangaea/federation/pool"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
-
-	"pangaea/federation/pool"
 )
 
 // do sends one request with a token and returns the answer.
@@ -146,7 +145,7 @@ func TestBadInput(t *testing.T) {
 		{"periodic", "PUT", "/v1/jobs", with(func(j *api.Job) {
 			j.Type, j.Periodic = ptr("batch"), &api.PeriodicConfig{Enabled: ptr(true), Spec: ptr("* * * * *"), SpecType: ptr("cron")}
 		}), 400, "does not run periodic"},
-		{"misspelt gang", "PUT", "/v1/jobs", meta(pool.MetaGang, "yes"), 400, `use "true" or "false"`},
+		{"misspelt gang", "PUT", "/v1/jobs", meta(pool.MetaGang, "yes"), 400, `use one of ["true" "false"]`},
 		{"misspelt colocate", "PUT", "/v1/jobs", meta(pool.MetaColocate, "city"), 400, "continent"},
 		{"no number", "PUT", "/v1/jobs", meta(pool.MetaMaxPrice, "NaN"), 400, "use a number"},
 		{"the pool's own meta", "PUT", "/v1/jobs", meta(pool.MetaPlacement, "x"), 400, "is the pool's own"},

@@ -109,12 +109,7 @@ func (g *Gateway) setEval(old *api.Evaluation, change func(*api.Evaluation)) {
 // finishEval records the outcome of a reconciliation: what could not be placed blocks and waits for capacity. The
 // caller holds mu.
 func (g *Gateway) finishEval(j *job, failed map[string]*api.AllocationMetric) {
-	queued := map[string]int{}
-	if j.record.Job != nil {
-		for _, tg := range j.record.Job.TaskGroups {
-			queued[deref(tg.Name)] = g.queued(j, tg)
-		}
-	}
+	queued := g.allQueued(j)
 	blocked := g.evals.byID[j.blockedID]
 	switch {
 	case len(failed) == 0 && blocked != nil:
@@ -125,7 +120,7 @@ func (g *Gateway) finishEval(j *job, failed map[string]*api.AllocationMetric) {
 	case len(failed) > 0 && blocked != nil:
 		g.setEval(blocked, func(e *api.Evaluation) { e.FailedTGAllocs, e.QueuedAllocations = failed, queued })
 	case len(failed) > 0:
-		blocked = g.block(j, failed, queued)
+		g.block(j, failed, queued)
 	}
 	if eval := g.evals.byID[j.evalID]; eval != nil && eval.Status == api.EvalStatusPending {
 		g.setEval(eval, func(e *api.Evaluation) {
@@ -142,7 +137,7 @@ func (g *Gateway) finishEval(j *job, failed map[string]*api.AllocationMetric) {
 	g.touch(j)
 }
 
-func (g *Gateway) block(j *job, failed map[string]*api.AllocationMetric, queued map[string]int) *api.Evaluation {
+func (g *Gateway) block(j *job, failed map[string]*api.AllocationMetric, queued map[string]int) {
 	previous := j.evalID
 	id := newID()
 	index, now := g.changed(), g.settings.now().UnixNano()
@@ -154,7 +149,16 @@ func (g *Gateway) block(j *job, failed map[string]*api.AllocationMetric, queued 
 	}
 	g.evals.put(eval)
 	j.blockedID = id
-	return eval
+}
+
+func (g *Gateway) allQueued(j *job) map[string]int {
+	queued := map[string]int{}
+	if j.record.Job != nil {
+		for _, tg := range j.record.Job.TaskGroups {
+			queued[deref(tg.Name)] = g.queued(j, tg)
+		}
+	}
+	return queued
 }
 
 // restoreEval gives a job that was read from Consul the evaluation that its record names, so that a tool that waits

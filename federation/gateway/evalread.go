@@ -76,21 +76,18 @@ func (g *Gateway) evalAllocs(w http.ResponseWriter, c *call) (any, error) {
 		return nil, err
 	}
 	key := jobKey{eval.Namespace, eval.JobID}
-	latest := func() bool { // an older evaluation's allocations are not waited for
-		list := g.evals.list(key)
-		return len(list) > 0 && (list[0].ID == id || list[0].ID == g.evals.get(id).BlockedEval)
-	}
 	g.until(c.Context(), allocPatience, func() bool {
 		j := g.jobs[key]
-		return j == nil || j.record.Stopped || !latest() || g.evals.get(id).Status == api.EvalStatusPending || g.reported(j)
+		return j == nil || j.record.Stopped || !g.isLatest(key, id) || g.evals.get(id).Status == api.EvalStatusPending || g.reported(j)
 	})
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	out := []*api.AllocationListStub{}
 	j := g.jobs[key]
-	if j == nil || !latest() {
+	if j == nil || !g.isLatest(key, id) {
 		return out, nil
 	}
+	c.index = max(j.index, 1)
 	mine := map[string]bool{}
 	for _, r := range j.registered {
 		mine[r.evalID] = true
@@ -100,8 +97,14 @@ func (g *Gateway) evalAllocs(w http.ResponseWriter, c *call) (any, error) {
 			out = append(out, stub)
 		}
 	}
-	c.index = max(j.index, 1)
 	return out, nil
+}
+
+// isLatest reports whether an evaluation is its job's last, but for the one that it blocked with: the allocations of
+// an older one are not waited for. The caller holds mu.
+func (g *Gateway) isLatest(key jobKey, id string) bool {
+	list := g.evals.list(key)
+	return len(list) > 0 && (list[0].ID == id || list[0].ID == g.evals.get(id).BlockedEval)
 }
 
 // reported reports whether members have shown as many allocations as they were given. The caller holds mu.

@@ -3,13 +3,12 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"pangaea/federation/pool"
+	"pangaea/federation/state"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-
-	"pangaea/federation/pool"
-	"pangaea/federation/state"
 )
 
 // Gateway is one running gateway. Its memory is a cache: see the package comment for what is kept where.
@@ -121,10 +120,10 @@ func (g *Gateway) load(ctx context.Context, fence state.Fence) error {
 }
 
 // adopt takes a job from Consul into memory. The caller holds mu.
-func (g *Gateway) adopt(entry state.Job) *job {
+func (g *Gateway) adopt(entry state.Job) {
 	record := entry.Value
 	if record.Job == nil {
-		return nil
+		return
 	}
 	record.Job.Canonicalize()
 	key := jobKey{*record.Job.Namespace, *record.Job.ID}
@@ -135,7 +134,6 @@ func (g *Gateway) adopt(entry state.Job) *job {
 	}
 	j.record, j.consulIndex, j.known = record, entry.Index, true
 	g.index.observe(max(deref(record.Job.ModifyIndex), deref(record.Job.JobModifyIndex)))
-	return j
 }
 
 func (g *Gateway) stepDown() {

@@ -2,14 +2,13 @@ package gateway
 
 import (
 	"cmp"
+	"pangaea/federation/pool"
+	"pangaea/federation/scheduler"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
-
-	"pangaea/federation/pool"
-	"pangaea/federation/scheduler"
 )
 
 // job is a pool job in the leader's memory. Gateway.mu guards it; only the worker that holds the job in the queue
@@ -101,11 +100,11 @@ func (j *job) lostAfter(p pool.Placement, def time.Duration) time.Duration {
 
 func groupLostAfter(tg *api.TaskGroup, def time.Duration) time.Duration {
 	lost, stop := def, time.Duration(0)
-	if tg.MaxClientDisconnect != nil {
-		lost = *tg.MaxClientDisconnect
+	if old := tg.MaxClientDisconnect; old != nil { //nolint:staticcheck // members on older Nomads know no other word
+		lost = *old
 	}
-	if tg.StopAfterClientDisconnect != nil {
-		stop = *tg.StopAfterClientDisconnect
+	if old := tg.StopAfterClientDisconnect; old != nil { //nolint:staticcheck // likewise
+		stop = *old
 	}
 	if d := tg.Disconnect; d != nil {
 		if d.LostAfter != nil && *d.LostAfter > 0 {
@@ -135,7 +134,7 @@ func (g *Gateway) isLost(j *job, p pool.Placement, now time.Time) bool {
 	if p.State != pool.PlacementCommitted && p.State != pool.PlacementRegistered {
 		return false
 	}
-	silence := g.member(p.Member).silence(now, g.settings)
+	silence := g.member(p.Member).silence(now)
 	return silence > 0 && silence >= j.lostAfter(p, g.settings.lost)
 }
 
@@ -163,16 +162,22 @@ func (g *Gateway) status(j *job) string {
 	if j.record.Stopped {
 		return "dead"
 	}
-	stubs, live := g.stubs(j), 0
-	for _, stub := range stubs {
-		if !terminal(stub.ClientStatus) && stub.ClientStatus != api.AllocClientStatusPending {
-			return "running"
-		}
-		if !terminal(stub.ClientStatus) {
-			live++
-		}
+	stubs := g.stubs(j)
+	active := slices.ContainsFunc(stubs, func(s *api.AllocationListStub) bool {
+		return !terminal(s.ClientStatus) && s.ClientStatus != api.AllocClientStatusPending
+	})
+	complete, live := j.progress()
+	switch {
+	case active, !j.isBatch() && live > 0 && len(stubs) > 0:
+		return "running"
+	case j.isBatch() && complete > 0 && live == 0 && j.blockedID == "" && j.evalID == "":
+		return "dead"
 	}
-	complete, waiting := 0, j.blockedID != "" || j.evalID != ""
+	return "pending"
+}
+
+// progress counts the placements that have run to their end and those that have not.
+func (j *job) progress() (complete, live int) {
 	for _, p := range j.set.Placements {
 		if p.State == pool.PlacementComplete {
 			complete++
@@ -180,13 +185,13 @@ func (g *Gateway) status(j *job) string {
 			live++
 		}
 	}
-	switch {
-	case j.isBatch() && complete > 0 && live == 0 && !waiting:
-		return "dead"
-	case len(stubs) > 0 && live > 0 && !j.isBatch():
-		return "running"
-	}
-	return "pending"
+	return complete, live
+}
+
+// hasEnded reports whether a batch placement that counts as running has run to its end. The caller holds mu.
+func (g *Gateway) hasEnded(j *job, p pool.Placement) bool {
+	running := p.State == pool.PlacementCommitted || p.State == pool.PlacementRegistered
+	return running && j.isBatch() && j.isRegistered(p) && g.isDone(j, p)
 }
 
 // isDone reports whether all of a batch placement's allocations have ended for good, at least as many as it was given.

@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"pangaea/federation/pool"
+	"pangaea/federation/state"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
 	"github.com/hashicorp/nomad/api"
-
-	"pangaea/federation/pool"
-	"pangaea/federation/state"
 )
 
 // maxVersions is how many earlier versions of a job are kept, as Nomad keeps them by default.

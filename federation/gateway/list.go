@@ -30,17 +30,16 @@ func page[T any](w http.ResponseWriter, c *call, items []listed[T]) ([]T, error)
 	if query.Get("reverse") == "true" {
 		slices.Reverse(items)
 	}
-	size, start := 0, query.Get("next_token")
-	if text := query.Get("per_page"); text != "" {
-		size, err = strconv.Atoi(text)
-		if err != nil || size < 0 {
-			return nil, fail(http.StatusBadRequest, "per_page must be a number, not %q", text)
-		}
+	size, err := sizeOf(query.Get("per_page"))
+	if err != nil {
+		return nil, err
 	}
-	out, begun := []T{}, start == ""
-	for _, item := range items {
-		begun = begun || item.token == start
-		if !begun || !strings.HasPrefix(item.id, prefix) {
+	out, from := []T{}, 0
+	if start := query.Get("next_token"); start != "" {
+		from = max(slices.IndexFunc(items, func(item listed[T]) bool { return item.token == start }), 0)
+	}
+	for _, item := range items[from:] {
+		if !strings.HasPrefix(item.id, prefix) {
 			continue
 		}
 		ok, err := test(item.filter)
@@ -57,6 +56,14 @@ func page[T any](w http.ResponseWriter, c *call, items []listed[T]) ([]T, error)
 		out = append(out, item.show)
 	}
 	return out, nil
+}
+
+func sizeOf(text string) (int, error) {
+	size, err := strconv.Atoi(or(text, "0"))
+	if err != nil || size < 0 {
+		return 0, fail(http.StatusBadRequest, "per_page must be a number, not %q", text)
+	}
+	return size, nil
 }
 
 func filterOf(expression string) (func(any) (bool, error), error) {

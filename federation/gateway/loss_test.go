@@ -1,14 +1,13 @@
 package gateway
 
 import (
+	"pangaea/federation/pool"
+	"pangaea/federation/state"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
-
-	"pangaea/federation/pool"
-	"pangaea/federation/state"
 )
 
 // losing makes a job with a disconnect block.
@@ -33,7 +32,7 @@ func TestLostMember(t *testing.T) {
 	p.run(losing(time.Minute, 0))
 	must.Eq(t, map[string]int{"fr-par-1": 2}, p.live("web"))
 	p.eventually("allocations", func() bool { return len(p.gateway.members["fr-par-1"].allocs) == 2 })
-	old := p.store.set("default", "web").Placements[0]
+	old := p.store.set("web").Placements[0]
 	fr.disconnect()
 
 	p.pass(6 * time.Second)
@@ -56,7 +55,7 @@ func TestLostMember(t *testing.T) {
 	p.eventually("placed elsewhere", func() bool { return p.gateway.jobs[jobKey{"default", "web"}].runsOn("jp-tyo-1") })
 	p.eventually("registered", func() bool { return len(p.gateway.members["jp-tyo-1"].allocs) == 2 })
 	must.Eq(t, map[string]int{"jp-tyo-1": 2}, p.live("web"))
-	set := p.store.set("default", "web")
+	set := p.store.set("web")
 	must.Greater(t, old.Epoch, set.Placements[len(set.Placements)-1].Epoch)
 	must.Eq(t, pool.PlacementSuperseded, set.Placements[0].State)
 
@@ -117,8 +116,8 @@ func TestGroupLostAfter(t *testing.T) {
 			Disconnect: &api.DisconnectStrategy{LostAfter: d(time.Second), StopOnClientAfter: d(10 * time.Second)}, Tasks: []*api.Task{{KillTimeout: d(5 * time.Second)}},
 		}, 16 * time.Second},
 		{"lost_after beyond the stop", api.TaskGroup{Disconnect: &api.DisconnectStrategy{LostAfter: d(time.Hour), StopOnClientAfter: d(10 * time.Second)}}, time.Hour},
-		{"older words", api.TaskGroup{MaxClientDisconnect: d(2 * time.Minute)}, 2 * time.Minute},
-		{"older words for the stop", api.TaskGroup{StopAfterClientDisconnect: d(10 * time.Minute)}, 11 * time.Minute},
+		{"older words", api.TaskGroup{MaxClientDisconnect: d(2 * time.Minute)}, 2 * time.Minute},                      //nolint:staticcheck // they are what is tested
+		{"older words for the stop", api.TaskGroup{StopAfterClientDisconnect: d(10 * time.Minute)}, 11 * time.Minute}, //nolint:staticcheck // likewise
 	} {
 		t.Run(one.name, func(t *testing.T) { must.Eq(t, one.want, groupLostAfter(&one.group, 5*time.Minute)) })
 	}
@@ -134,14 +133,14 @@ func TestRestart(t *testing.T) {
 	id, _, err := p.client.Jobs().Deregister("old", false, nil)
 	must.NoError(t, err)
 	p.await(id)
-	before, index := p.store.set("default", "web"), p.gateway.index.current()
+	before, index := p.store.set("web"), p.gateway.index.current()
 	commits := p.members["fr-par-1"].commits
 
 	p.restart()
 	p.eventually("all evaluations end", func() bool {
 		return p.gateway.jobs[jobKey{"default", "web"}].evalID == "" && p.gateway.jobs[jobKey{"default", "old"}].evalID == ""
 	})
-	must.Eq(t, before, p.store.set("default", "web"))
+	must.Eq(t, before, p.store.set("web"))
 	must.Eq(t, commits, p.members["fr-par-1"].commits)
 	must.Eq(t, "running", p.statusOf("web"))
 	must.Eq(t, "dead", p.statusOf("old"))

@@ -3,14 +3,13 @@ package gateway
 import (
 	"maps"
 	"net/http"
+	"pangaea/federation/pool"
+	"pangaea/federation/scheduler"
 	"reflect"
 	"slices"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
-
-	"pangaea/federation/pool"
-	"pangaea/federation/scheduler"
 )
 
 // session is what the gateway needs of a member's tunnel; *tunnel.Session is one.
@@ -73,7 +72,7 @@ func (m *member) stateAt(now time.Time, s settings) pool.MemberState {
 }
 
 // silence is how long the member has not been heard, 0 while its tunnel lives and speaks.
-func (m *member) silence(now time.Time, s settings) time.Duration {
+func (m *member) silence(now time.Time) time.Duration {
 	if m.state == pool.MemberReady {
 		return 0
 	}
@@ -93,20 +92,9 @@ func (m *member) update(status pool.Status, index uint64) []jobKey {
 		if stub == nil || stub.ID == "" {
 			continue
 		}
-		key, old := jobKey{stub.Namespace, stub.JobID}, before[stub.ID]
-		stub.CreateIndex, stub.ModifyIndex = index, index
-		if old != nil {
-			stub.CreateIndex, stub.ModifyIndex = old.CreateIndex, old.ModifyIndex
+		if m.put(stub, before[stub.ID], index) {
+			touched[jobKey{stub.Namespace, stub.JobID}] = true
 		}
-		if old == nil || !reflect.DeepEqual(stub, old) { // a full report repeats much that is known
-			stub.ModifyIndex = index
-			touched[key] = true
-		}
-		m.allocs[stub.ID] = stub
-		if m.byJob[key] == nil {
-			m.byJob[key] = map[string]*api.AllocationListStub{}
-		}
-		m.byJob[key][stub.ID] = stub
 	}
 	for id, old := range before {
 		if m.allocs[id] == nil {
@@ -120,6 +108,25 @@ func (m *member) update(status pool.Status, index uint64) []jobKey {
 		}
 	}
 	return slices.Collect(maps.Keys(touched))
+}
+
+// put takes one allocation and reports whether it differs from what was known: a full report repeats much.
+func (m *member) put(stub, old *api.AllocationListStub, index uint64) bool {
+	stub.CreateIndex, stub.ModifyIndex = index, index
+	if old != nil {
+		stub.CreateIndex, stub.ModifyIndex = old.CreateIndex, old.ModifyIndex
+	}
+	changed := old == nil || !reflect.DeepEqual(stub, old)
+	if changed {
+		stub.ModifyIndex = index
+	}
+	key := jobKey{stub.Namespace, stub.JobID}
+	m.allocs[stub.ID] = stub
+	if m.byJob[key] == nil {
+		m.byJob[key] = map[string]*api.AllocationListStub{}
+	}
+	m.byJob[key][stub.ID] = stub
+	return changed
 }
 
 // stub returns an allocation as users see it: what a silent member's allocations do is not known.

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"pangaea/federation/pool"
+	"pangaea/federation/tunnel"
 	"strings"
 	"sync"
 	"testing"
@@ -15,9 +17,6 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
-
-	"pangaea/federation/pool"
-	"pangaea/federation/tunnel"
 )
 
 // fakeMember is a member agent and its Nomad in memory, at the far end of a tunnel.

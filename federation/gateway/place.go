@@ -4,14 +4,13 @@ import (
 	"cmp"
 	"context"
 	"maps"
+	"pangaea/federation/pool"
+	"pangaea/federation/scheduler"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
-
-	"pangaea/federation/pool"
-	"pangaea/federation/scheduler"
 )
 
 // maxRounds bounds how often one evaluation asks other members after a "no".
@@ -213,6 +212,21 @@ func membersOf(result scheduler.Result) []string {
 
 func sameShares(a, b map[string]pool.GroupShare) bool { return maps.Equal(a, b) }
 
+// successor is what becomes of a live placement that is to have these groups from now on.
+func (v *view) successor(p pool.Placement, groups map[string]pool.GroupShare, newVersion bool) pool.Placement {
+	switch {
+	case v.lost[p.ID]:
+		p.State = pool.PlacementSuperseded
+	case len(groups) == 0:
+		p.State = pool.PlacementStopped
+	case newVersion || v.stale[p.ID] || !sameShares(p.Groups, groups):
+		p.State, p.Groups, p.Epoch = pool.PlacementCommitted, groups, v.epoch
+	case v.done[p.ID]:
+		p.State = pool.PlacementComplete
+	}
+	return p
+}
+
 // apply turns a result into the set that is to be written, and reports whether it differs from the one there is.
 func (g *Gateway) apply(v *view, result scheduler.Result, version uint64) bool {
 	before := v.set.Placements
@@ -222,26 +236,16 @@ func (g *Gateway) apply(v *view, result scheduler.Result, version uint64) bool {
 	epoch := v.epoch
 	kept := map[string]bool{}
 	for _, p := range before {
-		groups := result.Groups(p.Member)
-		switch {
-		case !isLive(p):
-		case v.lost[p.ID]:
-			p.State, changed = pool.PlacementSuperseded, true
-			g.logger.Warn("placing a lost member's share elsewhere", "job", v.key.String(), "member", p.Member, "epoch", p.Epoch)
-		case len(groups) == 0:
-			p.State, changed = pool.PlacementStopped, true
-		case newVersion || v.stale[p.ID] || !sameShares(p.Groups, groups):
-			p.State, p.Groups, p.Epoch, changed = pool.PlacementCommitted, groups, epoch, true
-			kept[p.Member] = true
-		default:
-			kept[p.Member] = true
-			state := p.State
-			if v.done[p.ID] {
-				p.State = pool.PlacementComplete
-			}
-			changed = changed || state != p.State
+		after := p
+		if isLive(p) {
+			after = v.successor(p, result.Groups(p.Member), newVersion)
+			kept[p.Member] = kept[p.Member] || isLive(after)
 		}
-		next = append(next, p)
+		if after.State == pool.PlacementSuperseded && p.State != after.State {
+			g.logger.Warn("placing a member's share elsewhere", "job", v.key.String(), "member", p.Member, "epoch", p.Epoch)
+		}
+		changed = changed || after.State != p.State || after.Epoch != p.Epoch
+		next = append(next, after)
 	}
 	for _, alias := range membersOf(result) {
 		if kept[alias] {

@@ -2,12 +2,11 @@ package gateway
 
 import (
 	"context"
+	"pangaea/federation/pool"
 	"testing"
 	"time"
 
 	"github.com/shoenig/test/must"
-
-	"pangaea/federation/pool"
 )
 
 func TestRunStopPurge(t *testing.T) {
@@ -123,7 +122,7 @@ func TestGangIsAllOrNone(t *testing.T) {
 	p.members["jp-tyo-1"].offer()
 	must.Eq(t, "complete", p.awaitStatus(eval.BlockedEval, "complete"))
 	shares := map[string]pool.GroupShare{}
-	for _, placement := range p.store.set("default", "train").Placements {
+	for _, placement := range p.store.set("train").Placements {
 		shares[placement.Member] = placement.Groups["g"]
 	}
 	must.Eq(t, pool.GroupShare{Count: 4, Offset: 0, Total: 8}, shares["fr-par-1"])
@@ -137,7 +136,7 @@ func TestBatchEndsAndIsNotRunAgain(t *testing.T) {
 	p.run(testJob("once", "batch", 2))
 	key := jobKey{"default", "once"}
 	p.eventually("the job is dead", func() bool { return p.gateway.status(p.gateway.jobs[key]) == "dead" })
-	must.Eq(t, pool.PlacementComplete, p.store.set("default", "once").Placements[0].State)
+	must.Eq(t, pool.PlacementComplete, p.store.set("once").Placements[0].State)
 
 	// Nomad forgets the job after some hours, the gateway restarts: it must not run again.
 	m.set(func() { clear(m.runs); clear(m.allocs) })
@@ -158,11 +157,11 @@ func (p *fakePool) statusOf(id string) string {
 func TestUpdateKeepsPlacesAndRaisesTheEpoch(t *testing.T) {
 	p := newPool(t, france(), japan())
 	p.run(testJob("web", "service", 5))
-	before := p.store.set("default", "web")
+	before := p.store.set("web")
 	changed := testJob("web", "service", 6)
 	changed.TaskGroups[0].Tasks[0].Env = map[string]string{"A": "1"}
 	p.run(changed)
-	after := p.store.set("default", "web")
+	after := p.store.set("web")
 	must.Eq(t, map[string]int{"fr-par-1": 4, "jp-tyo-1": 2}, p.live("web"))
 	must.Eq(t, before.Placements[0].ID, after.Placements[0].ID)
 	must.Greater(t, before.Epoch, after.Epoch)

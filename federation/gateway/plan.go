@@ -2,12 +2,11 @@ package gateway
 
 import (
 	"fmt"
+	"pangaea/federation/scheduler"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/hashicorp/nomad/nomad/structs"
-
-	"pangaea/federation/scheduler"
 )
 
 // planReply is api.JobPlanResponse with the servers' own form of the difference.

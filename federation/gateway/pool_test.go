@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"pangaea/federation/pool"
 	"sync"
 	"testing"
 	"time"
@@ -12,8 +13,6 @@ import (
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
 	"go.uber.org/goleak"
-
-	"pangaea/federation/pool"
 )
 
 func TestMain(m *testing.M) {
@@ -170,7 +169,7 @@ func (p *fakePool) eventually(what string, met func() bool) {
 // live tells how many allocations of a job each member was given.
 func (p *fakePool) live(id string) map[string]int {
 	out := map[string]int{}
-	for _, placement := range p.store.set("default", id).Placements {
+	for _, placement := range p.store.set(id).Placements {
 		if isLive(placement) {
 			for _, share := range placement.Groups {
 				out[placement.Member] += share.Count

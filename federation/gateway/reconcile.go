@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"slices"
-	"time"
-
 	"pangaea/federation/pool"
 	"pangaea/federation/scheduler"
 	"pangaea/federation/state"
+	"slices"
+	"time"
 )
 
 // view is what a reconciliation works on: copies, so that no lock is held while members are asked.
@@ -73,16 +72,13 @@ func (g *Gateway) view(key jobKey) (view, bool) {
 		epoch: max(j.set.Epoch+1, g.index.next()),
 	}
 	v.set.Placements = slices.Clone(j.set.Placements)
+	wanted := j.known && !j.record.Stopped
 	for _, p := range j.set.Placements {
-		switch {
-		case !isLive(p):
-		case g.isLost(j, p, now), j.refused[p.ID]:
-			v.lost[p.ID] = true
-		case p.State == pool.PlacementComplete:
-		case j.known && !j.record.Stopped && j.isBatch() && j.isRegistered(p) && g.isDone(j, p):
-			v.done[p.ID] = true
-		}
+		v.lost[p.ID] = isLive(p) && (g.isLost(j, p, now) || j.refused[p.ID])
+		v.done[p.ID] = wanted && g.hasEnded(j, p)
 	}
+	maps.DeleteFunc(v.lost, func(_ string, yes bool) bool { return !yes })
+	maps.DeleteFunc(v.done, func(_ string, yes bool) bool { return !yes })
 	for _, m := range g.members {
 		v.members = append(v.members, scheduler.Member{Alias: m.alias, State: m.state, Offer: m.offer})
 	}

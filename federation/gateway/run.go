@@ -7,13 +7,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"pangaea/federation/state"
+	"pangaea/federation/tunnel"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-
-	"pangaea/federation/state"
-	"pangaea/federation/tunnel"
 )
 
 // Version is what the gateway tells about itself.
@@ -78,7 +77,7 @@ func (g *Gateway) serve(ctx context.Context, store *state.Store) error {
 	if err != nil {
 		return err
 	}
-	defer tunnels.Close()
+	defer func() { _ = tunnels.Close() }()
 	record := state.GatewayRecord{
 		ID: newID(), HTTPAddr: g.settings.advertiseHTTP, TunnelAddr: or(g.settings.advertiseTunnel, tunnels.Addr().String()), Version: Version,
 	}
@@ -98,11 +97,8 @@ func (g *Gateway) serve(ctx context.Context, store *state.Store) error {
 func (g *Gateway) waitIdentity(ctx context.Context, store *state.Store) (*state.Identity, error) {
 	for {
 		identity, err := store.Identity(ctx, tunnel.ServiceGateway)
-		if err == nil {
-			return identity, nil
-		}
-		if ctx.Err() != nil {
-			return nil, nil
+		if err == nil || ctx.Err() != nil {
+			return identity, nil //nolint:nilerr // an ended context is no error
 		}
 		if !errors.Is(err, state.ErrUnavailable) {
 			return nil, fmt.Errorf("cannot get the gateway's certificate: %w", err)

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-
 	"pangaea/federation/pool"
 	"pangaea/federation/state"
 )

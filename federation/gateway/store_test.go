@@ -5,10 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
-
 	"pangaea/federation/pool"
 	"pangaea/federation/state"
+	"sync"
 )
 
 // fakeStore is Consul in a map: check-and-set, one fence, and tokens by name.
@@ -178,10 +177,10 @@ func (s *fakeStore) CanWrite(_ context.Context, token, _ string) error {
 	return s.down
 }
 
-func (s *fakeStore) set(namespace, id string) pool.PlacementSet {
+func (s *fakeStore) set(id string) pool.PlacementSet {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return clone(s.sets[jobKey{namespace, id}].Value)
+	return clone(s.sets[jobKey{"default", id}].Value)
 }
 
 var errDown = fmt.Errorf("cannot read the pool's state: %w at 127.0.0.1:8500: start it", errors.Join(state.ErrUnavailable))

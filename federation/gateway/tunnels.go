@@ -4,12 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"reflect"
-	"time"
-
 	"pangaea/federation/pool"
 	"pangaea/federation/scheduler"
 	"pangaea/federation/tunnel"
+	"reflect"
+	"time"
 )
 
 // accept serves one member's tunnel until it ends. A member that comes anew takes the place of its older session: the
@@ -175,24 +174,29 @@ func (g *Gateway) compare(alias string, runs map[string]uint64) {
 				continue
 			}
 			epoch, there := runs[p.ID]
-			switch {
-			case !isLive(p):
-				j.stopped[p.ID] = true // the answer to this sync says so, if it is there at all
-			case there && epoch == p.Epoch:
-				j.registered[p.ID] = registration{epoch: epoch}
-			case !there && j.record.Job != nil && j.isBatch() && p.State == pool.PlacementRegistered:
-				// A batch job that has ended is forgotten by its Nomad after some hours: it must not run again.
-				g.logger.Info("batch share is gone from its member, taking it as complete", "job", key.String(), "member", alias)
-				j.set.Placements[i].State = pool.PlacementComplete
-			case p.State != pool.PlacementComplete:
-				delete(j.registered, p.ID)
-				if p.State == pool.PlacementRegistered {
-					j.set.Placements[i].State = pool.PlacementCommitted
-				}
-			}
+			j.set.Placements[i].State = j.compare(p, there, epoch)
 			g.work.add(key)
 		}
 	}
+}
+
+// compare notes whether a member runs a placement and returns the state that follows.
+func (j *job) compare(p pool.Placement, there bool, epoch uint64) pool.PlacementState {
+	switch {
+	case !isLive(p):
+		j.stopped[p.ID] = true // the answer to this sync says so, if it is there at all
+	case there && epoch == p.Epoch:
+		j.registered[p.ID] = registration{epoch: epoch}
+	case !there && j.record.Job != nil && j.isBatch() && p.State == pool.PlacementRegistered:
+		// A batch job that has ended is forgotten by its Nomad after some hours: it must not run again.
+		return pool.PlacementComplete
+	case p.State == pool.PlacementRegistered:
+		delete(j.registered, p.ID)
+		return pool.PlacementCommitted
+	default:
+		delete(j.registered, p.ID)
+	}
+	return p.State
 }
 
 // onOffer takes a member's new offer, which is also its sign of life.
@@ -263,11 +267,9 @@ func (g *Gateway) onStatus(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		g.touch(j)
-		if j.known && !j.record.Stopped && j.isBatch() {
-			p, live := j.placementOn(m.alias)
-			if live && p.State != pool.PlacementComplete && g.isDone(j, p) {
-				g.work.add(key)
-			}
+		p, live := j.placementOn(m.alias)
+		if live && j.known && !j.record.Stopped && g.hasEnded(j, p) {
+			g.work.add(key)
 		}
 	}
 	for _, stub := range status.Allocations {

@@ -4,14 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"pangaea/federation/pool"
+	"pangaea/federation/scheduler"
+	"pangaea/federation/state"
+	"slices"
 	"strconv"
 
 	"github.com/hashicorp/go-multierror"
 	"github.com/hashicorp/nomad/api"
-
-	"pangaea/federation/pool"
-	"pangaea/federation/scheduler"
-	"pangaea/federation/state"
 )
 
 // check finds every mistake in a job that can be found without a member: with Nomad's own validation, and in the
@@ -53,12 +53,10 @@ func checkPool(spec *api.Job) []error {
 // checkMeta refuses misspelt values: a gang that quietly is none would be worse than an error.
 func checkMeta(where string, meta map[string]string) []error {
 	var errs []error
-	if v, ok := meta[pool.MetaGang]; ok && v != "true" && v != "false" {
-		errs = append(errs, fmt.Errorf("%s: meta %s is %q: use \"true\" or \"false\"", where, pool.MetaGang, v))
-	}
-	switch v, ok := meta[pool.MetaColocate]; {
-	case ok && v != "member" && v != "country" && v != "continent":
-		errs = append(errs, fmt.Errorf("%s: meta %s is %q: use \"member\", \"country\" or \"continent\"", where, pool.MetaColocate, v))
+	for key, words := range map[string][]string{pool.MetaGang: {"true", "false"}, pool.MetaColocate: {"member", "country", "continent"}} {
+		if v, ok := meta[key]; ok && !slices.Contains(words, v) {
+			errs = append(errs, fmt.Errorf("%s: meta %s is %q: use one of %q", where, key, v, words))
+		}
 	}
 	if v, ok := meta[pool.MetaMaxPrice]; ok {
 		price, err := strconv.ParseFloat(v, 64)

@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"maps"
-
 	"pangaea/federation/pool"
 )
 

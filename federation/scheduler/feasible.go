@@ -109,6 +109,17 @@ func (c *checker) reason(g *group, node *structs.Node) string {
 	if unmet := c.unmet(g.constraints, node); unmet != "" {
 		return unmet
 	}
+	if !hasVolumes(g, node) {
+		return reasonVolumes
+	}
+	if len(g.devices) > 0 && !c.match(node, g.devices...) {
+		return reasonDevices
+	}
+	return ""
+}
+
+// hasVolumes reports whether a node has the host volumes that the group mounts.
+func hasVolumes(g *group, node *structs.Node) bool {
 	for _, volume := range g.volumes {
 		if volume.Type != "" && volume.Type != structs.VolumeTypeHost || volume.Sticky {
 			continue // storage that the member's plan knows better
@@ -116,13 +127,10 @@ func (c *checker) reason(g *group, node *structs.Node) string {
 		// A source that ends in an allocation's index cannot be decided before Nomad numbers it.
 		have, ok := node.HostVolumes[volume.Source]
 		if !volume.PerAlloc && (!ok || have.ReadOnly && !volume.ReadOnly) {
-			return reasonVolumes
+			return false
 		}
 	}
-	if len(g.devices) > 0 && !c.match(node, g.devices...) {
-		return reasonDevices
-	}
-	return ""
+	return true
 }
 
 // match reports whether the node's healthy devices satisfy the requests, busy or not.

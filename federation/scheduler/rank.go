@@ -3,12 +3,11 @@ package scheduler
 import (
 	"cmp"
 	"maps"
+	"pangaea/federation/pool"
 	"slices"
 	"strconv"
 
 	"github.com/hashicorp/nomad/api"
-
-	"pangaea/federation/pool"
 )
 
 // rank orders options: affinity, price, members that run some of the job already, members that take all of the rest,
@@ -76,29 +75,16 @@ func (p *placer) choose(g *group, options []option, shares []Share, need int) ma
 // domains lists the sets of options that the group may be spread over, best first: one set with everything, or with
 // pool_colocate one set for each member, country or continent.
 func (p *placer) domains(g *group, options []option, shares []Share) [][]int {
-	key := func(alias string, place pool.Place) string {
-		switch g.colocate {
-		case "member":
-			return alias
-		case "country":
-			return place.Country
-		case "continent":
-			return place.Continent
-		}
-		return ""
-	}
 	pinned, isPinned := "", false
-	if len(shares) > 0 && g.colocate != "" {
-		for _, m := range p.request.Members {
-			if m.Alias == shares[0].Member && m.Offer != nil {
-				pinned, isPinned = key(m.Alias, m.Offer.place), true
-			}
+	for _, m := range p.request.Members {
+		if len(shares) > 0 && g.colocate != "" && m.Alias == shares[0].Member && m.Offer != nil {
+			pinned, isPinned = g.domain(m.Alias, m.Offer.place), true
 		}
 	}
 	index := map[string]int{}
 	var out [][]int
 	for i, o := range options {
-		k := key(o.at.alias, o.at.place)
+		k := g.domain(o.at.alias, o.at.place)
 		if isPinned && k != pinned {
 			continue
 		}
@@ -111,6 +97,19 @@ func (p *placer) domains(g *group, options []option, shares []Share) [][]int {
 		out[at] = append(out[at], i)
 	}
 	return out
+}
+
+// domain names what the group must not be spread beyond.
+func (g *group) domain(alias string, place pool.Place) string {
+	switch g.colocate {
+	case "member":
+		return alias
+	case "country":
+		return place.Country
+	case "continent":
+		return place.Continent
+	}
+	return ""
 }
 
 // fill gives the domain's options allocations in rank order, or one by one where each choice changes the next.
@@ -145,30 +144,36 @@ func (p *placer) fillEvenly(g *group, options []option, domain []int, shares []S
 	queues := alike(options, domain, tallies)
 	picked := map[int]int{}
 	for range need {
-		best, bestScore := -1, 0.0
-		for q, queue := range queues {
-			for len(queue) > 0 && picked[queue[0]] >= options[queue[0]].room {
-				queue = queue[1:]
-			}
-			queues[q] = queue
-			if len(queue) == 0 {
-				continue
-			}
-			score, ok := score(tallies, queue[0], g.count)
-			score += options[queue[0]].affinity
-			if ok && (best < 0 || score > bestScore || score == bestScore && queue[0] < best) {
-				best, bestScore = queue[0], score
-			}
-		}
+		best := p.best(g, options, queues, tallies)
 		if best < 0 {
 			break
 		}
-		picked[best]++
+		i := queues[best][0]
+		picked[i]++
+		if picked[i] == options[i].room {
+			queues[best] = queues[best][1:]
+		}
 		for _, t := range tallies {
-			t.counts[t.values[best]]++
+			t.counts[t.values[i]]++
 		}
 	}
 	return picked
+}
+
+// best says which queue's first option the next allocation goes to, -1 if none may take it.
+func (p *placer) best(g *group, options []option, queues [][]int, tallies []*tally) int {
+	best, bestScore := -1, 0.0
+	for q, queue := range queues {
+		if len(queue) == 0 {
+			continue
+		}
+		score, ok := score(tallies, queue[0], g.count)
+		score += options[queue[0]].affinity
+		if ok && (best < 0 || score > bestScore || score == bestScore && queue[0] < queues[best][0]) {
+			best, bestScore = q, score
+		}
+	}
+	return best
 }
 
 // alike gathers the options of a domain that have the same values and affinity, in rank order.
