@@ -46,6 +46,7 @@ func (s *Store) Campaign(ctx context.Context, record GatewayRecord) (*Leadership
 	if err != nil {
 		return nil, err
 	}
+	s.succeed.Do(func() { s.deposePredecessor(ctx, record) })
 	for {
 		leadership, err := s.campaignOnce(ctx, record, value)
 		if leadership != nil || ctx.Err() != nil {
@@ -54,6 +55,24 @@ func (s *Store) Campaign(ctx context.Context, record GatewayRecord) (*Leadership
 		s.logger.Warn("cannot campaign for leadership, trying again", "error", err)
 		pause(ctx, time.Second)
 	}
+}
+
+// deposePredecessor frees the lock if its holder is this gateway's own earlier run, killed so that it could not resign:
+// it had the same addresses, whose ports are ours now. Without this the pool would have no leader until Consul ends
+// the old session, 10 to 20 s later. Should the holder be alive after all, its fence is gone and its writes fail. It
+// is done once in a run, so that two gateways that were given the same addresses do not depose each other for ever.
+func (s *Store) deposePredecessor(ctx context.Context, record GatewayRecord) {
+	pair, _, err := s.client.KV().Get(pool.KeyLeader, read(ctx))
+	if err != nil || pair == nil || pair.Session == "" {
+		return
+	}
+	holder, err := entryOf[GatewayRecord](pair)
+	same := holder.Value.HTTPAddr == record.HTTPAddr && holder.Value.TunnelAddr == record.TunnelAddr && record.HTTPAddr != ""
+	if err != nil || !same || holder.Value.ID == record.ID {
+		return
+	}
+	s.logger.Info("taking over from this gateway's earlier run", "earlier", holder.Value.ID)
+	s.endSession(ctx, Fence{Key: pool.KeyLeader, Session: pair.Session})
 }
 
 func (s *Store) campaignOnce(ctx context.Context, record GatewayRecord, value []byte) (*Leadership, error) {
@@ -112,12 +131,18 @@ func (l *Leadership) end() {
 	l.group.Wait() // RenewPeriodic destroys the session on its way out
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
+	l.store.endSession(ctx, l.Fence)
+}
+
+// endSession releases the lock before it destroys the session, which spares the successor the lock delay.
+func (s *Store) endSession(ctx context.Context, fence Fence) {
 	options := (&api.WriteOptions{}).WithContext(ctx)
-	// Releasing before destroying spares the successor the lock delay.
-	_, _, _ = l.store.client.KV().Release(&api.KVPair{Key: l.Fence.Key, Session: l.Fence.Session}, options)
-	_, err := l.store.client.Session().Destroy(l.Fence.Session, options)
+	_, _, err := s.client.KV().Release(&api.KVPair{Key: fence.Key, Session: fence.Session, Flags: api.LockFlagValue}, options)
+	if err == nil {
+		_, err = s.client.Session().Destroy(fence.Session, options)
+	}
 	if err != nil {
-		l.store.logger.Debug("cannot destroy the leader's session", "error", err)
+		s.logger.Debug("cannot end a leader's session", "error", err)
 	}
 }
 

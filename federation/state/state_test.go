@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
 	"time"
 
+	consul "github.com/hashicorp/consul/api"
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
 
@@ -60,6 +62,7 @@ func TestRealState(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *rig){
 		"jobs": testJobs, "access": testAccess, "large": testLarge, "fence": testFence, "identity": testIdentity,
 		"watch": testWatch, "register": testRegister, "names": testNames, "members": testMembers,
+		"restart": testRestart,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, r) })
 	}
@@ -231,6 +234,38 @@ func testFence(t *testing.T, r *rig) {
 	third.Resign()
 	_, err = r.store.GetPlacements(ctx, "default", "x")
 	must.ErrorIs(t, err, state.ErrNotFound)
+}
+
+// testRestart checks that a gateway that was killed and started again leads at once, and that nobody else does so.
+func testRestart(t *testing.T, r *rig) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	// The session of a run that was killed: nobody renews it and nobody resigns.
+	sessions := r.consul.Client(r.gatewayToken).Session()
+	dead, _, err := sessions.CreateNoChecks(&consul.SessionEntry{TTL: "60s", LockDelay: 15 * time.Second}, nil)
+	must.NoError(t, err)
+	record := state.GatewayRecord{ID: "run-1", HTTPAddr: "127.0.0.1:4646", TunnelAddr: "127.0.0.1:4649"}
+	value, err := json.Marshal(record)
+	must.NoError(t, err)
+	held, _, err := r.consul.Client(r.gatewayToken).KV().Acquire(&consul.KVPair{Key: pool.KeyLeader, Value: value, Session: dead, Flags: consul.LockFlagValue}, nil)
+	must.NoError(t, err)
+	must.True(t, held)
+
+	other := state.GatewayRecord{ID: "run-2", HTTPAddr: "127.0.0.2:4646", TunnelAddr: "127.0.0.1:4649"}
+	short, stop := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer stop()
+	_, err = r.open(t).Campaign(short, other)
+	must.ErrorIs(t, err, context.DeadlineExceeded)
+
+	record.ID = "run-3"
+	started := time.Now()
+	leadership, err := r.open(t).Campaign(ctx, record)
+	must.NoError(t, err)
+	must.Less(t, 2*time.Second, time.Since(started))
+	_, err = r.store.PutPlacements(ctx, state.Fence{Key: pool.KeyLeader, Session: dead},
+		state.PlacementWrite{Set: pool.PlacementSet{Namespace: "default", JobID: "z"}, CAS: state.AnyIndex})
+	must.ErrorIs(t, err, state.ErrFenced)
+	leadership.Resign()
 }
 
 func testWatch(t *testing.T, r *rig) {

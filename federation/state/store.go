@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -39,6 +40,7 @@ type Store struct {
 	config  Config
 	access  *accessCache
 	signer  *signer
+	succeed sync.Once
 }
 
 // Open prepares a store. It does not connect: Consul may be started later, and each call says so if it is away.
