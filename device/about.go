@@ -52,6 +52,10 @@ func configSchema() *hclspec.Spec {
 			"idle_after":       hclspec.NewAttr("idle_after", "string", false),
 			"processes":        hclspec.NewAttr("processes", "list(string)", false),
 			"ignore_processes": hclspec.NewAttr("ignore_processes", "bool", false),
+			"reclaim_file":     hclspec.NewAttr("reclaim_file", "string", false),
+			"evict":            hclspec.NewAttr("evict", "bool", false),
+			"nomad_address":    hclspec.NewAttr("nomad_address", "string", false),
+			"nomad_token_file": hclspec.NewAttr("nomad_token_file", "string", false),
 		})),
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"pangaea/device/evict"
 	"pangaea/device/health"
 	"pangaea/device/owner"
 )
@@ -30,6 +31,10 @@ type Owner struct {
 	IdleAfter       string   `codec:"idle_after"`       // 0s: how long he must have left a GPU alone
 	Processes       []string `codec:"processes"`        // only these programs of his count
 	IgnoreProcesses bool     `codec:"ignore_processes"` // his programs do not count
+	ReclaimFile     string   `codec:"reclaim_file"`     // while it exists, the GPUs that it lists, or all, are his
+	Evict           bool     `codec:"evict"`            // stop tasks on a GPU that he claims
+	NomadAddress    string   `codec:"nomad_address"`    // http://127.0.0.1:4646: whom to ask for that
+	NomadTokenFile  string   `codec:"nomad_token_file"` // and with what token
 }
 
 // settings is a Config that was understood, as far as it could be.
@@ -42,6 +47,8 @@ type settings struct {
 	groupBy     string
 	replicas    int
 	metrics     string
+	evict       bool
+	nomad       evict.Nomad
 	limits      health.Limits
 	owner       owner.Rules
 	warnings    []string // mistakes with a safe default
@@ -94,7 +101,8 @@ func (s *settings) understandOwner(o Owner) {
 	if err != nil {
 		s.closed = "not offered until the plugin's owner block is right: " + err.Error()
 	}
-	s.owner = owner.Rules{Hours: hours, Names: o.Processes, Ignore: o.IgnoreProcesses}
+	s.owner = owner.Rules{Hours: hours, Names: o.Processes, Ignore: o.IgnoreProcesses, ReclaimFile: o.ReclaimFile}
+	s.evict, s.nomad = o.Evict, evict.Nomad{Address: o.NomadAddress, TokenFile: o.NomadTokenFile}
 	if o.IdleAfter == "" {
 		return
 	}

@@ -48,6 +48,9 @@ func TestConfig(t *testing.T) {
 		{"owner", `owner { idle_after = "10m", processes = ["blender"], ignore_processes = true }`, func(s *settings) {
 			s.owner.IdleAfter, s.owner.Names, s.owner.Ignore = 10*time.Minute, []string{"blender"}, true
 		}, 0},
+		{"owner evicts", `owner { evict = true, reclaim_file = "/run/r", nomad_address = "http://n", nomad_token_file = "/t" }`, func(s *settings) {
+			s.evict, s.owner.ReclaimFile, s.nomad.Address, s.nomad.TokenFile = true, "/run/r", "http://n", "/t"
+		}, 0},
 		{"owner's hours wrong", `owner { hours = ["at night"] }`, func(s *settings) {
 			s.closed = `not offered until the plugin's owner block is right: cannot read hours "at night": unknown day in "at"; write "Mon-Fri 18:00-08:00"`
 		}, 0},
@@ -78,7 +81,7 @@ func TestConfig(t *testing.T) {
 func comparable(s settings) map[string]any {
 	return map[string]any{
 		"enabled": s.enabled, "path": s.libraryPath, "ignored": s.ignored, "period": s.period, "hang": s.hangAfter,
-		"group": s.groupBy, "replicas": s.replicas, "limits": s.limits, "idle": s.owner.IdleAfter, "names": s.owner.Names, "ignore": s.owner.Ignore, "closed": s.closed,
+		"group": s.groupBy, "replicas": s.replicas, "limits": s.limits, "idle": s.owner.IdleAfter, "names": s.owner.Names, "ignore": s.owner.Ignore, "closed": s.closed, "evict": s.evict, "reclaim": s.owner.ReclaimFile, "nomad": s.nomad,
 	}
 }
 

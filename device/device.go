@@ -65,6 +65,9 @@ func (p *Plugin) watching() *monitor {
 	if p.monitor == nil {
 		p.monitor = newMonitor(p.settings, p.log, p.restart)
 		go p.monitor.run(p.ctx)
+		if p.settings.evict {
+			go p.monitor.evict(p.ctx, p.settings.nomad)
+		}
 		if p.settings.metrics != "" {
 			go p.monitor.serveMetrics(p.ctx, p.settings.metrics)
 		}

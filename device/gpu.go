@@ -32,7 +32,10 @@ type gpu struct {
 
 	judge   health.Judge
 	claim   owner.Claim
-	verdict health.Verdict
+	claimed string // why its owner wants it now, "" when he does not
+
+	evictedAt time.Time
+	verdict   health.Verdict
 }
 
 // meet takes in what a look found out, except for its health.
@@ -61,15 +64,15 @@ func (g *gpu) meet(p probe, now time.Time, sys string) {
 func (g *gpu) judgeProbe(p probe, s settings, host owner.Host, now time.Time) {
 	v := g.judge.Examine(p.vitals, now)
 	g.alloc, g.task = host.Task(p.vitals.Processes)
-	claim := g.claim.Reason(s.owner, host, p.vitals.Processes, now)
+	g.claimed = g.claim.Reason(s.owner, host, g.uuid, p.vitals.Processes, now)
 	switch {
 	case !v.Healthy:
 	case g.name == "" || g.name == unknownModel:
 		v = health.Verdict{Reason: "the driver does not tell the GPU's name"}
 	case s.closed != "":
 		v = health.Verdict{Reason: s.closed}
-	case claim != "":
-		v = health.Verdict{Reason: claim}
+	case g.claimed != "":
+		v = health.Verdict{Reason: g.claimed}
 	}
 	g.verdict = v
 }

@@ -34,8 +34,10 @@ type monitor struct {
 	gpus     map[string]*gpu // by UUID
 	watchers map[string]*watcher
 	xids     chan xidEvent
-	strays   []unit // indexes whose UUID was never known
-	machine  nvml.Machine
+
+	evictions chan eviction
+	strays    []unit // indexes whose UUID was never known
+	machine   nvml.Machine
 
 	published atomic.Pointer[snapshot]
 }
@@ -43,7 +45,7 @@ type monitor struct {
 func newMonitor(s settings, log hclog.Logger, restart func(string)) *monitor {
 	m := &monitor{
 		settings: s, log: log, host: owner.Host{Proc: "/proc"}, sys: "/sys", gpus: make(map[string]*gpu),
-		watchers: make(map[string]*watcher), xids: make(chan xidEvent, 64),
+		watchers: make(map[string]*watcher), xids: make(chan xidEvent, 64), evictions: make(chan eviction, 16),
 	}
 	m.session = &session{lib: nvml.New(s.libraryPath), log: log, restart: restart, reply: make(chan sessionReply, 1)}
 	m.published.Store(&snapshot{changed: make(chan struct{})})
@@ -155,6 +157,7 @@ func (m *monitor) found(ctx context.Context, p probe, now time.Time) {
 	if known && was != g.verdict {
 		m.log.Info("GPU health changed", "gpu", g.uuid, "healthy", g.verdict.Healthy, "reason", g.verdict.Reason)
 	}
+	m.reclaim(g, now)
 	m.watch(ctx, g)
 }
 

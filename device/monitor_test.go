@@ -178,7 +178,7 @@ func TestXidTakesItsGPUOut(t *testing.T) {
 	for _, c := range cases {
 		r.state.GPUs[1].Xid(c.xid)
 		r.write()
-		e := <-r.monitor.xids
+		e := receive(t, r.monitor.xids, 5*time.Second)
 		must.Eq(t, c.xid, e.xid)
 		r.now = e.at
 		r.monitor.note(e)

@@ -56,6 +56,17 @@ func receive[T any](t *testing.T, from <-chan T, within time.Duration) T {
 	}
 }
 
+// drain lets Nomad's client end: it blocks for ever on a message that nobody takes.
+func drain[T any](t *testing.T, from <-chan T) {
+	t.Helper()
+	t.Cleanup(func() {
+		go func() {
+			for range from { // until the plugin is killed
+			}
+		}()
+	})
+}
+
 func TestPluginOverGRPC(t *testing.T) {
 	s := nvmlsim.Host("grpc", nvmlsim.H100SXM(), 2)
 	must.NoError(t, nvmlsim.WriteState(statePath(), s))
@@ -68,6 +79,7 @@ func TestPluginOverGRPC(t *testing.T) {
 
 	stream, err := p.Fingerprint(ctx)
 	must.NoError(t, err)
+	drain(t, stream)
 	first := receive(t, stream, 5*time.Second)
 	must.NoError(t, first.Error)
 	must.Len(t, 1, first.Devices)
@@ -84,6 +96,7 @@ func TestPluginOverGRPC(t *testing.T) {
 
 	stats, err := p.Stats(ctx, 100*time.Millisecond)
 	must.NoError(t, err)
+	drain(t, stats)
 	one := receive(t, stats, 5*time.Second)
 	must.NoError(t, one.Error)
 	must.MapLen(t, 2, one.Groups[0].InstanceStats)
@@ -125,6 +138,7 @@ func TestPluginWithoutLibrary(t *testing.T) {
 	p, _ := dispense(t, Config{Enabled: true, LibraryPath: path, FingerprintPeriod: "100ms"})
 	stream, err := p.Fingerprint(t.Context())
 	must.NoError(t, err)
+	drain(t, stream)
 	must.SliceEmpty(t, receive(t, stream, 5*time.Second).Devices)
 	_, err = p.Reserve([]string{"GPU-x"})
 	must.ErrorContains(t, err, `cannot reserve GPU "GPU-x": no such GPU here`)
@@ -139,9 +153,11 @@ func TestDisabledPlugin(t *testing.T) {
 	p, _ := dispense(t, Config{Enabled: false})
 	stream, err := p.Fingerprint(t.Context())
 	must.NoError(t, err)
+	drain(t, stream)
 	must.ErrorContains(t, receive(t, stream, 5*time.Second).Error, device.ErrPluginDisabled.Error())
 	stats, err := p.Stats(t.Context(), time.Second)
 	must.NoError(t, err)
+	drain(t, stats)
 	must.ErrorContains(t, receive(t, stats, 5*time.Second).Error, device.ErrPluginDisabled.Error())
 }
 
@@ -159,8 +175,12 @@ func TestConstructorsDoNoIO(t *testing.T) {
 func TestReserve(t *testing.T) {
 	const a, b = "GPU-1a-b", "MIG-2c"
 	s := &snapshot{round: 1, changed: make(chan struct{}), units: []unit{
-		{id: a, healthy: true}, {id: b, healthy: true}, {id: "GPU-sick", reason: "row remap pending: reset the GPU"},
-		{id: "GPU-s::0", healthy: true}, {id: "GPU-s::1", healthy: true}, {id: "GPU-t::1", healthy: true},
+		{id: a, healthy: true},
+		{id: b, healthy: true},
+		{id: "GPU-sick", reason: "row remap pending: reset the GPU"},
+		{id: "GPU-s::0", healthy: true},
+		{id: "GPU-s::1", healthy: true},
+		{id: "GPU-t::1", healthy: true},
 	}}
 	cases := []struct {
 		name string
@@ -171,8 +191,10 @@ func TestReserve(t *testing.T) {
 		{"none", nil, nil, ""},
 		{"one", []string{a}, map[string]string{"PANGAEA_GPU_GPU_1a_b": a, "NVIDIA_VISIBLE_DEVICES": a}, ""},
 		{"two", []string{b, a}, map[string]string{"PANGAEA_GPU_GPU_1a_b": a, "PANGAEA_GPU_MIG_2c": b, "NVIDIA_VISIBLE_DEVICES": b + "," + a}, ""},
-		{"replicas", []string{"GPU-s::0", "GPU-t::1"}, map[string]string{"PANGAEA_GPU_GPU_s__0": "GPU-s", "PANGAEA_GPU_GPU_t__1": "GPU-t",
-			"NVIDIA_VISIBLE_DEVICES": "GPU-s,GPU-t"}, ""},
+		{"replicas", []string{"GPU-s::0", "GPU-t::1"}, map[string]string{
+			"PANGAEA_GPU_GPU_s__0": "GPU-s", "PANGAEA_GPU_GPU_t__1": "GPU-t",
+			"NVIDIA_VISIBLE_DEVICES": "GPU-s,GPU-t",
+		}, ""},
 		{"two replicas of one GPU", []string{"GPU-s::0", "GPU-s::1"}, nil, "the task has another share of the same GPU"},
 		{"a shared GPU as a whole", []string{"GPU-s"}, nil, "no such GPU here"},
 		{"unknown", []string{a, "GPU-9"}, nil, `cannot reserve GPU "GPU-9": no such GPU here`},

@@ -100,10 +100,10 @@ func TestClaimEndsAfterIdleTime(t *testing.T) {
 	}
 	var c Claim
 	for _, s := range steps {
-		must.Eq(t, s.want, c.Reason(r, h, s.processes, time.Unix(1e9+s.at, 0)), must.Sprintf("at %d s", s.at))
+		must.Eq(t, s.want, c.Reason(r, h, "GPU-a", s.processes, time.Unix(1e9+s.at, 0)), must.Sprintf("at %d s", s.at))
 	}
 	r.Ignore = true
-	must.Eq(t, "", c.Reason(r, h, busy, time.Unix(2e9, 0)))
+	must.Eq(t, "", c.Reason(r, h, "GPU-a", busy, time.Unix(2e9, 0)))
 }
 
 // A GPU's use is booked on the task that the kernel says, not on what a process says of itself.

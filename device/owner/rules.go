@@ -1,6 +1,9 @@
 package owner
 
 import (
+	"errors"
+	"os"
+	"strings"
 	"time"
 
 	"pangaea/device/nvml"
@@ -12,6 +15,9 @@ type Rules struct {
 	IdleAfter time.Duration // how long a GPU must be left alone before it is offered again
 	Names     []string      // only these processes count; none: all but the desktop's
 	Ignore    bool          // processes never count
+
+	// ReclaimFile takes GPUs back for as long as it exists: those whose UUIDs it lists, one a line, or all if it lists none.
+	ReclaimFile string
 }
 
 // Claim remembers one GPU's use by its owner.
@@ -21,7 +27,10 @@ type Claim struct {
 }
 
 // Reason says why the GPU is not offered now, "" when it is.
-func (c *Claim) Reason(r Rules, h Host, processes []nvml.Process, now time.Time) string {
+func (c *Claim) Reason(r Rules, h Host, uuid string, processes []nvml.Process, now time.Time) string {
+	if r.reclaimed(uuid) {
+		return "reclaimed by its owner"
+	}
 	if !r.Ignore {
 		process := h.Foreign(processes, r.Names)
 		if process != "" {
@@ -36,4 +45,27 @@ func (c *Claim) Reason(r Rules, h Host, processes []nvml.Process, now time.Time)
 		return "outside the hours that its owner offers it in"
 	}
 	return ""
+}
+
+// reclaimed fails towards the owner: a file that is there and cannot be read takes all GPUs back.
+func (r Rules) reclaimed(uuid string) bool {
+	if r.ReclaimFile == "" {
+		return false
+	}
+	raw, err := os.ReadFile(r.ReclaimFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return false
+	}
+	all := true
+	for line := range strings.Lines(string(raw)) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		if line == uuid {
+			return true
+		}
+		all = false
+	}
+	return all
 }
