@@ -56,6 +56,7 @@ func (b *measure) job(id, driver string, count int, applet ...string) *api.Job {
 	task.Config = config
 	task.RestartPolicy = &api.RestartPolicy{Attempts: pointer(0), Mode: pointer("fail")}
 	group := api.NewTaskGroup("g", count).AddTask(task)
+	task.LogConfig = &api.LogConfig{MaxFiles: pointer(1), MaxFileSizeMB: pointer(1)}
 	group.EphemeralDisk = &api.EphemeralDisk{SizeMB: pointer(10)}
 	return api.NewBatchJob(id, id, "global", 50).AddDatacenter("*").AddTaskGroup(group).
 		Constrain(api.NewConstraint("${meta.pool.member}", "=", b.cluster.Alias))
