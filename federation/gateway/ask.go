@@ -204,6 +204,9 @@ func (g *Gateway) commit(ctx context.Context, v view, p pool.Placement) error {
 		delete(j.stale, p.ID)
 		j.registered[p.ID] = registration{epoch: p.Epoch, evalID: reply.EvalID, modifyIndex: reply.JobModifyIndex}
 		g.touch(j)
+		if g.hasEnded(j, p) { // its allocations were quicker than the answer
+			g.work.add(v.key)
+		}
 	}
 	return nil
 }

@@ -65,7 +65,6 @@ func (g *Gateway) lead(ctx context.Context, fence state.Fence) error {
 	if err != nil {
 		return err
 	}
-	g.logger.Info("leading the pool", "jobs", len(g.jobs))
 	var group sync.WaitGroup
 	for range g.settings.workers {
 		group.Go(func() { g.work.run(ctx, g.reconcile) })
@@ -116,6 +115,7 @@ func (g *Gateway) load(ctx context.Context, fence state.Fence) error {
 		g.work.add(key)
 	}
 	g.changed()
+	g.logger.Info("leading the pool", "jobs", len(g.jobs))
 	return nil
 }
 

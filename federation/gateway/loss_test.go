@@ -77,14 +77,14 @@ func TestBlip(t *testing.T) {
 	p := newPool(t, france(), japan())
 	p.run(losing(time.Minute, 0))
 	fr := p.members["fr-par-1"]
-	commits := fr.commits
+	commits := fr.commitCount()
 	fr.disconnect()
 	p.pass(30 * time.Second)
 	reply := fr.connect(p.gateway)
 	must.SliceEmpty(t, reply.Stop)
 	p.pass(time.Hour)
 	must.Eq(t, map[string]int{"fr-par-1": 2}, p.live("web"))
-	must.Eq(t, commits, fr.commits)
+	must.Eq(t, commits, fr.commitCount())
 	must.Eq(t, 0, fr.stopsOf("web"))
 }
 
@@ -134,14 +134,14 @@ func TestRestart(t *testing.T) {
 	must.NoError(t, err)
 	p.await(id)
 	before, index := p.store.set("web"), p.gateway.index.current()
-	commits := p.members["fr-par-1"].commits
+	commits := p.members["fr-par-1"].commitCount()
 
 	p.restart()
 	p.eventually("all evaluations end", func() bool {
 		return p.gateway.jobs[jobKey{"default", "web"}].evalID == "" && p.gateway.jobs[jobKey{"default", "old"}].evalID == ""
 	})
 	must.Eq(t, before, p.store.set("web"))
-	must.Eq(t, commits, p.members["fr-par-1"].commits)
+	must.Eq(t, commits, p.members["fr-par-1"].commitCount())
 	must.Eq(t, "running", p.statusOf("web"))
 	must.Eq(t, "dead", p.statusOf("old"))
 	must.Greater(t, index, p.gateway.index.current())

@@ -58,7 +58,7 @@ func (m *fakeMember) connect(g *Gateway) pool.SyncReply {
 	gateway, member, err := tunnel.Pipe(m.alias, tunnel.Config{})
 	must.NoError(m.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
-	m.session, m.cancel, m.done = member, cancel, make(chan struct{})
+	m.set(func() { m.session, m.cancel, m.done = member, cancel, make(chan struct{}) })
 	var group sync.WaitGroup
 	group.Go(func() { g.accept(ctx, gateway) })
 	group.Go(func() { _ = member.Serve(ctx, m.handler()) })
@@ -67,12 +67,27 @@ func (m *fakeMember) connect(g *Gateway) pool.SyncReply {
 }
 
 func (m *fakeMember) disconnect() {
-	if m.session != nil {
-		m.cancel()
-		_ = m.session.Close()
-		<-m.done
-		m.session = nil
+	session := m.tunnel()
+	if session == nil {
+		return
 	}
+	m.set(func() { m.session = nil })
+	m.cancel()
+	_ = session.Close()
+	<-m.done
+}
+
+func (m *fakeMember) commitCount() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.commits
+}
+
+// tunnel is the session that the member has, nil for none.
+func (m *fakeMember) tunnel() *tunnel.Session {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.session
 }
 
 func (m *fakeMember) sync() pool.SyncReply {
@@ -98,7 +113,7 @@ func (m *fakeMember) send(path string, body, reply any) {
 	must.NoError(m.t, err)
 	request, err := http.NewRequest(http.MethodPut, "http://gateway"+path, bytes.NewReader(data))
 	must.NoError(m.t, err)
-	session := m.session
+	session := m.tunnel()
 	if session == nil {
 		return
 	}

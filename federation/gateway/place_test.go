@@ -78,7 +78,7 @@ func TestFewWrites(t *testing.T) {
 
 func TestRefusalAsksTheNext(t *testing.T) {
 	p := newPool(t, france(), japan())
-	p.members["fr-par-1"].refuse = "the owner forbids it"
+	p.members["fr-par-1"].set(func() { p.members["fr-par-1"].refuse = "the owner forbids it" })
 	eval := p.run(testJob("web", "service", 2))
 	must.MapEmpty(t, eval.FailedTGAllocs)
 	must.Eq(t, map[string]int{"jp-tyo-1": 2}, p.live("web"))
@@ -132,7 +132,7 @@ func TestGangIsAllOrNone(t *testing.T) {
 func TestBatchEndsAndIsNotRunAgain(t *testing.T) {
 	p := newPool(t, france())
 	m := p.members["fr-par-1"]
-	m.finish = true
+	m.set(func() { m.finish = true })
 	p.run(testJob("once", "batch", 2))
 	key := jobKey{"default", "once"}
 	p.eventually("the job is dead", func() bool { return p.gateway.status(p.gateway.jobs[key]) == "dead" })
@@ -140,10 +140,10 @@ func TestBatchEndsAndIsNotRunAgain(t *testing.T) {
 
 	// Nomad forgets the job after some hours, the gateway restarts: it must not run again.
 	m.set(func() { clear(m.runs); clear(m.allocs) })
-	commits := m.commits
+	commits := m.commitCount()
 	p.restart()
 	p.eventually("the evaluation ends", func() bool { return p.gateway.jobs[key].evalID == "" })
-	must.Eq(t, commits, m.commits)
+	must.Eq(t, commits, m.commitCount())
 	must.Eq(t, "dead", p.statusOf("once"))
 }
 

@@ -47,7 +47,7 @@ func (p *fakePool) pass(d time.Duration) {
 	p.now = p.now.Add(d)
 	p.mu.Unlock()
 	for _, m := range p.members {
-		if m.session != nil {
+		if m.tunnel() != nil {
 			m.offer()
 		}
 	}

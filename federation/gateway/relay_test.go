@@ -17,7 +17,7 @@ import (
 func (m *fakeMember) dial(job, group string, index string) (tunnel.Stream, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	return m.session.OpenStream(ctx, pool.PathRelay, url.Values{
+	return m.tunnel().OpenStream(ctx, pool.PathRelay, url.Values{
 		pool.DialNamespace: {"default"}, pool.DialJob: {job}, pool.DialGroup: {group}, pool.DialIndex: {index}, pool.DialPort: {"rendezvous"},
 	})
 }
