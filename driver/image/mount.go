@@ -45,12 +45,6 @@ func (s *Store) mount(ctx context.Context, r MountRequest) (string, error) {
 		return "", err
 	}
 	ids := rootfs.Range{UID: r.HostUID, GID: r.HostGID, Count: r.IDCount}
-	if !ids.None() {
-		err = s.traversable()
-		if err != nil {
-			return "", err
-		}
-	}
 	o, err := s.reserve(r, ids)
 	if err != nil {
 		return "", err
@@ -73,20 +67,6 @@ func checkMount(r MountRequest) error {
 		return errors.New("internal error: negative disk size")
 	}
 	return checkID(r.ID)
-}
-
-// traversable checks what a mapped user needs; the runtime's own failure would be a bare EACCES.
-func (s *Store) traversable() error {
-	for dir := s.root; dir != "/"; dir = filepath.Dir(dir) {
-		st, err := os.Stat(dir)
-		if err != nil {
-			return err
-		}
-		if st.Mode().Perm()&0o001 == 0 {
-			return fmt.Errorf("tasks in a user namespace cannot pass through %s: chmod o+x it, or set the driver's state_dir elsewhere", dir)
-		}
-	}
-	return nil
 }
 
 // reserve makes the task's directories and its record while GC is kept out.
@@ -148,7 +128,7 @@ func (s *Store) assemble(ctx context.Context, r MountRequest, o *rootfs.Overlay)
 		err = os.Chown(o.Upper, int(r.HostUID), int(r.HostGID))
 	}
 	if err == nil {
-		err = os.MkdirAll(o.Target, 0o711)
+		err = s.makeView(r.ID)
 	}
 	if err != nil {
 		return err

@@ -3,6 +3,8 @@ package image
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +24,7 @@ type Store struct {
 	opts   Options
 	log    hclog.Logger
 	root   string
+	view   string // where root file systems are mounted
 	boot   string
 	client *registry.Client
 	lock   *os.File // shared while the store is open; GC wants it alone
@@ -80,6 +83,8 @@ func (s *Store) prepare(root string) error {
 	if err != nil {
 		return err
 	}
+	sum := sha256.Sum256([]byte(s.root))
+	s.view = filepath.Join(viewsDir, hex.EncodeToString(sum[:6]))
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return err
@@ -103,33 +108,19 @@ func (s *Store) prepare(root string) error {
 }
 
 func (s *Store) mkdirs() error {
-	st, err := os.Stat(s.root)
-	if err != nil {
-		return err
-	}
-	// A task's mapped user passes through here to its root file system; it cannot list anything.
-	err = os.Chmod(s.root, st.Mode().Perm()|0o011)
-	if err != nil {
-		return err
-	}
 	private := []string{"", "layers", "layers/empty", "images", "refs", "tasks", "tmp"}
 	for _, dir := range private {
-		err = os.Mkdir(s.path(dir), 0o700)
+		err := os.Mkdir(s.path(dir), 0o700)
 		if err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
 	}
-	err = os.Mkdir(s.path("layers/empty/fs"), 0o755)
+	err := os.Mkdir(s.path("layers/empty/fs"), 0o755)
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	err = os.Mkdir(s.rootfsDir(""), 0o711)
-	if err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	for _, dir := range []string{s.path("tmp"), s.path("tasks"), s.rootfsDir("")} {
-		spread(dir)
-	}
+	spread(s.path("tmp"))
+	spread(s.path("tasks"))
 	return os.Chmod(s.path(""), 0o700) //nolint:gosec // a directory
 }
 
@@ -156,13 +147,36 @@ func (s *Store) path(parts ...string) string {
 	return filepath.Join(append([]string{s.root, "images"}, parts...)...)
 }
 
-func (s *Store) rootfsDir(id string) string { return filepath.Join(s.root, "rootfs", id) }
+// rootfsDir is where a task's root file system is mounted. It lies below /run and not below the store: a
+// task's mapped user must be able to pass through every directory on the way, which it could not if an
+// operator kept the store below /root, say.
+func (s *Store) rootfsDir(id string) string { return filepath.Join(s.view, id) }
+
+// viewsDir holds one directory for each store on the machine.
+const viewsDir = "/run/pangaea-rootfs"
+
+// makeView makes the directories for a mount, whatever the umask.
+func (s *Store) makeView(id string) error {
+	for _, dir := range []string{viewsDir, s.view, s.rootfsDir(id), filepath.Join(s.rootfsDir(id), "rootfs")} {
+		err := os.Mkdir(dir, 0o700)
+		if err == nil {
+			err = os.Chmod(dir, 0o711) //nolint:gosec // to be passed through, not listed
+		}
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
 
 // Close cancels what is under way, waits for it and drops connections. Mounts stay.
 func (s *Store) Close() error {
 	s.stop()
 	s.wg.Wait()
 	s.client.Close()
+	for _, dir := range []string{s.view, viewsDir} {
+		_ = unix.Rmdir(dir) // fails while there are mounts, or other stores
+	}
 	return s.lock.Close()
 }
 

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"testing"
 	"time"
 
@@ -59,9 +58,6 @@ func open(t *testing.T, opts Options, insecure ...*host) *Store {
 
 func openAt(t *testing.T, dir string, opts Options, insecure ...*host) *Store {
 	t.Helper()
-	for up := dir; up != os.TempDir() && up != "/"; up = parentOf(up) {
-		must.NoError(t, os.Chmod(up, 0o755)) // tests' directories are 0700
-	}
 	for _, h := range insecure {
 		opts.InsecureRegistries = append(opts.InsecureRegistries, h.addr)
 	}
@@ -76,15 +72,6 @@ func openAt(t *testing.T, dir string, opts Options, insecure ...*host) *Store {
 		must.NoError(t, s.Close())
 	})
 	return s
-}
-
-func parentOf(dir string) string {
-	for i := len(dir) - 1; i > 0; i-- {
-		if dir[i] == '/' {
-			return dir[:i]
-		}
-	}
-	return "/"
 }
 
 func tarOf(t *testing.T, entries ...tar.Header) []byte {

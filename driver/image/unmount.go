@@ -76,7 +76,7 @@ func (s *Store) Mounts() ([]string, error) {
 	var ids []string
 	for _, dir := range []string{s.path("tasks"), s.rootfsDir("")} {
 		entries, err := os.ReadDir(dir)
-		if err != nil {
+		if err != nil && !isNotExist(err) {
 			return nil, fmt.Errorf("cannot list root file systems: %w", err)
 		}
 		for _, e := range entries {
