@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -53,7 +54,9 @@ func New(logger hclog.Logger) *Driver {
 
 // Shutdown ends what the driver runs in the background, and leaves the tasks alone.
 func (d *Driver) Shutdown() {
+	d.mu.Lock()
 	d.cancel()
+	d.mu.Unlock()
 	d.wg.Wait()
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -64,6 +67,25 @@ func (d *Driver) Shutdown() {
 		}
 		d.tools = nil
 	}
+}
+
+// errShutdown answers calls that come while the plugin ends. Nomad repeats them on the next plugin process.
+var errShutdown = errors.New("the driver is shutting down")
+
+// spawn runs f in a goroutine that Shutdown waits for, unless that has begun.
+func (d *Driver) spawn(f func()) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.spawnLocked(f)
+}
+
+// spawnLocked is spawn for callers that hold mu, which is what orders it against Shutdown's waiting.
+func (d *Driver) spawnLocked(f func()) error {
+	if d.ctx.Err() != nil {
+		return errShutdown
+	}
+	d.wg.Go(f)
+	return nil
 }
 
 // PluginInfo says what this plugin is.

@@ -38,15 +38,17 @@ func newProbe() probe {
 // Fingerprint streams what the driver is and whether it works, until the caller goes.
 func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, error) {
 	d.mu.Lock()
-	first := !d.swept
-	d.swept = true
-	d.mu.Unlock()
-	if first {
+	defer d.mu.Unlock()
+	if !d.swept {
 		// Nomad asks this only of the plugin process that it goes on to use.
-		d.wg.Go(d.sweep)
+		d.swept = true
+		err := d.spawnLocked(d.sweep)
+		if err != nil {
+			return nil, err
+		}
 	}
 	ch := make(chan *drivers.Fingerprint)
-	d.wg.Go(func() {
+	err := d.spawnLocked(func() {
 		defer close(ch)
 		ticker := time.NewTicker(fingerprintInterval)
 		defer ticker.Stop()
@@ -67,7 +69,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 			}
 		}
 	})
-	return ch, nil
+	return ch, err
 }
 
 // requirement is something that this machine must have, and what to do if it has not.

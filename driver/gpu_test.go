@@ -70,8 +70,7 @@ func TestRootGPU(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			_, out := w.run(t, c.job, c.change)
-			must.Eq(t, c.out, out)
+			w.run(t, c.job, c.change, c.out)
 		})
 	}
 }

@@ -6,12 +6,12 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"io/fs"
 	"log"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +40,7 @@ type world struct {
 	state    string
 	parent   string // name of the cgroup that stands in for Nomad's
 	config   Config
+	allocs   []string // of all tasks
 	driver   *Driver
 	harness  *testutils.DriverHarness
 }
@@ -69,7 +70,6 @@ func programs() (dir string, err error) {
 func newWorld(t testing.TB, change func(*Config)) *world {
 	t.Helper()
 	must.Zero(t, os.Geteuid(), must.Sprint("root tests must run as root"))
-	before := mounts(t)
 	w := &world{t: t, registry: newRegistry(t), parent: fmt.Sprintf("pangaea-test-%d", os.Getpid())}
 	var err error
 	w.state, err = os.MkdirTemp("/var/tmp", "pangaea-driver-")
@@ -88,18 +88,13 @@ func newWorld(t testing.TB, change func(*Config)) *world {
 	}
 	w.makeCpuset(t)
 	t.Cleanup(func() {
-		must.Eq(t, before, mounts(t), must.Sprint("mounts were left behind"))
+		must.SliceEmpty(t, w.mounts(), must.Sprint("mounts were left behind"))
 		left, _ := filepath.Glob(filepath.Join(w.state, "tasks", "*"))
 		must.SliceEmpty(t, left, must.Sprint("tasks were left behind"))
 		must.NoError(t, os.RemoveAll(w.state))
 	})
 	w.restart(t)
-	t.Cleanup(func() {
-		w.driver.Shutdown()
-		if w.harness != nil {
-			w.harness.Kill()
-		}
-	})
+	t.Cleanup(func() { w.driver.Shutdown() })
 	return w
 }
 
@@ -108,13 +103,14 @@ func (w *world) restart(t testing.TB) {
 	t.Helper()
 	if w.driver != nil {
 		w.driver.Shutdown()
-		w.harness.Kill()
 	}
 	w.driver = New(hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: testWriter{t}}))
 	var data []byte
 	must.NoError(t, base.MsgPackEncode(&data, &w.config))
 	if test, ok := t.(*testing.T); ok {
 		w.harness = testutils.NewDriverHarness(test, w.driver)
+		// The harness's own Kill races with itself. What cleans up after an allocation also closes the harness.
+		w.t.Cleanup(w.harness.MkAllocDir(&drivers.TaskConfig{AllocID: uuid.Generate(), Name: "none"}, false))
 	}
 	must.NoError(t, w.driver.SetConfig(&base.Config{PluginConfig: data, ApiVersion: drivers.ApiVersion010}))
 }
@@ -168,6 +164,7 @@ func (w *world) task(t testing.TB, job JobConfig) *drivers.TaskConfig { return w
 func (w *world) prepare(t testing.TB, job JobConfig, logs bool) *drivers.TaskConfig {
 	t.Helper()
 	alloc := uuid.Generate()
+	w.allocs = append(w.allocs, alloc[:8])
 	cfg := &drivers.TaskConfig{
 		AllocID: alloc, Name: "web", ID: alloc + "/web/" + uuid.Generate()[:8], JobName: "job", TaskGroupName: "group",
 		Env: map[string]string{"GREETING": "hello"},
@@ -231,8 +228,8 @@ func (w *world) wait(t testing.TB, id string) *drivers.ExitResult {
 	}
 }
 
-// run starts a task, waits for its end and returns what it said.
-func (w *world) run(t testing.TB, job JobConfig, change func(*drivers.TaskConfig)) (*drivers.ExitResult, string) {
+// run starts a task, waits for its end, and for its output to be as wanted if anything is.
+func (w *world) run(t testing.TB, job JobConfig, change func(*drivers.TaskConfig), want string) *drivers.ExitResult {
 	t.Helper()
 	cfg := w.task(t, job)
 	if change != nil {
@@ -240,22 +237,26 @@ func (w *world) run(t testing.TB, job JobConfig, change func(*drivers.TaskConfig
 	}
 	w.start(t, cfg)
 	result := w.wait(t, cfg.ID)
-	return result, w.output(t, cfg)
+	if want != "" {
+		w.says(t, cfg, want)
+	}
+	return result
 }
 
-// output is what the task has written, once logmon has it.
-func (w *world) output(t testing.TB, cfg *drivers.TaskConfig) string {
+// says waits until the task's output is as wanted: it reaches the file some time after the task has ended.
+func (w *world) says(t testing.TB, cfg *drivers.TaskConfig, want string) {
 	t.Helper()
-	var text []byte
-	last := -1
-	for range 100 {
-		text, _ = os.ReadFile(filepath.Join(cfg.TaskDir().LogDir, "web.stdout.0"))
-		if len(text) == last && last > 0 {
-			break
+	for range 250 {
+		if w.output(cfg) == want {
+			return
 		}
-		last = len(text)
 		time.Sleep(20 * time.Millisecond)
 	}
+	must.Eq(t, want, w.output(cfg))
+}
+
+func (w *world) output(cfg *drivers.TaskConfig) string {
+	text, _ := os.ReadFile(filepath.Join(cfg.TaskDir().LogDir, "web.stdout.0"))
 	return string(text)
 }
 
@@ -316,16 +317,14 @@ func busyboxLayer(t testing.TB) []byte {
 	return b.Bytes()
 }
 
-// mounts are the host's, less those of Nomad's own test directories.
-func mounts(t testing.TB) []string {
-	t.Helper()
-	text, err := fs.ReadFile(os.DirFS("/proc/self"), "mountinfo")
-	must.NoError(t, err)
+// mounts are those of the host that are this world's.
+func (w *world) mounts() []string {
+	text, _ := os.ReadFile("/proc/self/mountinfo")
 	var list []string
 	for _, line := range strings.Split(string(text), "\n") {
-		fields := strings.Fields(line)
-		if len(fields) > 4 && strings.Contains(fields[4], "/pangaea-driver-") && !strings.Contains(fields[4], "/pangaea-driver-programs") {
-			list = append(list, fields[4])
+		own := func(name string) bool { return strings.Contains(line, name) }
+		if own(w.state) || slices.ContainsFunc(w.allocs, own) {
+			list = append(list, line)
 		}
 	}
 	return list

@@ -25,11 +25,11 @@ func (d *Driver) TaskStats(ctx context.Context, id string, interval time.Duratio
 		compute.NumCores = hostCPUs()
 	}
 	ch := make(chan *drivers.TaskResourceUsage)
-	d.wg.Go(func() {
+	err := d.spawn(func() {
 		defer close(ch)
 		d.measure(ctx, h, newMeter(compute), max(interval, minStatsInterval), ch)
 	})
-	return ch, nil
+	return ch, err
 }
 
 func (d *Driver) measure(ctx context.Context, h *handle, m *meter, interval time.Duration, ch chan<- *drivers.TaskResourceUsage) {

@@ -23,7 +23,7 @@ func (d *Driver) WaitTask(ctx context.Context, id string) (<-chan *drivers.ExitR
 		return nil, drivers.ErrTaskNotFound
 	}
 	ch := make(chan *drivers.ExitResult, 1)
-	d.wg.Go(func() {
+	err := d.spawn(func() {
 		defer close(ch)
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -37,7 +37,7 @@ func (d *Driver) WaitTask(ctx context.Context, id string) (<-chan *drivers.ExitR
 			ch <- &drivers.ExitResult{ExitCode: 1, Err: err}
 		}
 	})
-	return ch, nil
+	return ch, err
 }
 
 // StopTask stops a task, or its start. A task that is not known is stopped: an error would make Nomad try for minutes.

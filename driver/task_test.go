@@ -2,10 +2,8 @@ package driver
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -56,7 +54,7 @@ func TestRootRun(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			result, out := w.run(t, c.job, c.change)
+			result := w.run(t, c.job, c.change, c.out)
 			must.NoError(t, result.Err)
 			if c.name == "killed by itself" {
 				// The first process of a pid namespace can't kill itself: the kernel drops the signal.
@@ -64,9 +62,6 @@ func TestRootRun(t *testing.T) {
 			}
 			must.Eq(t, c.code, result.ExitCode)
 			must.Eq(t, c.code == 137, result.OOMKilled)
-			if c.out != "" {
-				must.Eq(t, c.out, out)
-			}
 		})
 	}
 }
@@ -124,10 +119,10 @@ func TestRootStopAndSignal(t *testing.T) {
 	w := newWorld(t, nil)
 	cfg := w.task(t, sh("trap 'echo hup' HUP; trap 'echo bye; exit 3' TERM; echo ready; while true; do sleep 0.05; done"))
 	w.start(t, cfg)
-	must.Eq(t, "ready\n", w.output(t, cfg))
+	w.says(t, cfg, "ready\n")
 	must.NoError(t, w.harness.SignalTask(cfg.ID, "SIGHUP"))
 	must.ErrorContains(t, w.harness.SignalTask(cfg.ID, "SIGNOTHING"), "there is none")
-	eventually(t, func() bool { return strings.Contains(w.output(t, cfg), "hup") })
+	w.says(t, cfg, "ready\nhup\n")
 	status, err := w.harness.InspectTask(cfg.ID)
 	must.NoError(t, err)
 	must.Eq(t, drivers.TaskStateRunning, status.State)
@@ -167,7 +162,7 @@ func TestRootRecover(t *testing.T) {
 	}
 	must.Eq(t, 6, w.wait(t, ended.ID).ExitCode, must.Sprint("an exit that nobody saw is kept"))
 	must.Eq(t, 5, w.wait(t, running.ID).ExitCode)
-	eventually(t, func() bool { return w.output(t, running) == "one\ntwo\n" })
+	w.says(t, running, "one\ntwo\n")
 
 	must.Error(t, w.harness.RecoverTask(&drivers.TaskHandle{Version: handleVersion, Config: w.prepare(t, sh("true"), false)}))
 	must.ErrorContains(t, w.harness.RecoverTask(&drivers.TaskHandle{Version: 99, Config: running}), "version 99")
@@ -269,16 +264,4 @@ func TestRootStartTwice(t *testing.T) {
 	w.start(t, cfg)
 	_, _, err := w.harness.StartTask(cfg)
 	must.ErrorContains(t, err, "already started")
-}
-
-func eventually(t *testing.T, holds func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	for !holds() {
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			t.Fatal("it did not happen")
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
 }

@@ -33,6 +33,9 @@ func (d *Driver) open() (*tools, error) {
 	if d.tools != nil {
 		return d.tools, nil
 	}
+	if d.ctx.Err() != nil {
+		return nil, errShutdown
+	}
 	s := d.conf
 	images, err := image.Open(s.StateDir, image.Options{
 		Logger:             d.log.Named("image"),
@@ -56,8 +59,7 @@ func (d *Driver) open() (*tools, error) {
 		ids:        &idRanges{dir: idRegistry, start: s.idStart, slots: s.idSlots},
 		host:       readHost(),
 	}
-	d.wg.Go(func() { d.collectImages(images, s) })
-	return d.tools, nil
+	return d.tools, d.spawnLocked(func() { d.collectImages(images, s) })
 }
 
 // programs finds the shim and the runtime: as configured, or beside this program, whatever link Nomad started it by.
