@@ -2,8 +2,15 @@ package e2e
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	crand "crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"math/big"
 	"math/rand/v2"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +20,8 @@ import (
 	"time"
 
 	"github.com/shoenig/test/must"
+
+	"pangaea/e2e/devpool"
 )
 
 // writeJob puts a jobspec into a file.
@@ -181,4 +190,56 @@ func writeConfig(t *testing.T, config string) string {
 	path := filepath.Join(t.TempDir(), "config.hcl")
 	must.NoError(t, os.WriteFile(path, []byte(config), 0o600))
 	return path
+}
+
+// A member agent whose token is another member's gets no certificate, and says whose right is missing.
+func TestMemberWithAnothersToken(t *testing.T) {
+	cluster := shared.Clusters[0]
+	config := strings.ReplaceAll(cluster.AgentConfig, `"fr-par-1"`, `"evil-1"`)
+	output, err := shared.RunToEnd(t.Context(), 3*time.Second, "member", "-config", writeConfig(t, config))
+	must.Error(t, err)
+	must.StrContains(t, output, "pangaea-member-evil-1")
+	must.RegexMatch(t, regexp.MustCompile(`(?i)permission`), output)
+	must.StrNotContains(t, nomad(t, "server", "members"), "evil-1")
+}
+
+// A certificate that the pool's authority did not sign does not get past the handshake, and the gateway says why.
+func TestMemberWithForeignCertificate(t *testing.T) {
+	certificate := selfSigned(t, "spiffe://11111111-2222-3333-4444-555555555555.consul/ns/default/dc/pool/svc/pangaea-member-fr-par-1")
+	conn, err := tls.Dial("tcp", devpool.BridgeAddress+":4649", &tls.Config{
+		Certificates:       []tls.Certificate{certificate},
+		InsecureSkipVerify: true, // the test plays a stranger, who trusts anybody
+		MinVersion:         tls.VersionTLS13,
+	})
+	if err == nil {
+		// With TLS 1.3 the client learns of the refusal when it reads.
+		must.NoError(t, conn.SetReadDeadline(time.Now().Add(5*time.Second)))
+		_, err = conn.Read(make([]byte, 1))
+		must.NoError(t, conn.Close())
+	}
+	must.ErrorContains(t, err, "remote error: tls")
+	must.RegexMatch(t, regexp.MustCompile(`(?m)^.*WARN.*certificate.*$`), gatewayLog(t))
+}
+
+func gatewayLog(t *testing.T) string {
+	t.Helper()
+	log, err := os.ReadFile(filepath.Join(shared.Dir, "logs", "gateway.log"))
+	must.NoError(t, err)
+	return string(log)
+}
+
+// selfSigned makes a certificate with a SPIFFE ID that only its maker vouches for.
+func selfSigned(t *testing.T, id string) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
+	must.NoError(t, err)
+	uri, err := url.Parse(id)
+	must.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		URIs: []*url.URL{uri}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(crand.Reader, template, template, &key.PublicKey, key)
+	must.NoError(t, err)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }

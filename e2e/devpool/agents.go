@@ -87,9 +87,9 @@ func (c *Cluster) StartAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	config := fmt.Sprintf(memberConfig, c.Alias, c.Country, c.Continent, c.Region, c.Price, BridgeAddress, token, c.Address,
+	c.AgentConfig = fmt.Sprintf(memberConfig, c.Alias, c.Country, c.Continent, c.Region, c.Price, BridgeAddress, token, c.Address,
 		filepath.Join(c.dir, "nomad.token"))
-	err = os.WriteFile(filepath.Join(c.dir, "member.hcl"), []byte(config), 0o600)
+	err = os.WriteFile(filepath.Join(c.dir, "member.hcl"), []byte(c.AgentConfig), 0o600)
 	if err != nil {
 		return fmt.Errorf("cannot configure the member agent of %s: %w", c.Alias, err)
 	}

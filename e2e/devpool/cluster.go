@@ -26,7 +26,9 @@ type Cluster struct {
 	Member
 	Address string // IP address of its node
 	Token   string // management token of its own Nomad
-	GPUs    nvmlsim.State
+	GPUs    nvmlsim.State // what they are doing, when they are simulated
+
+	AgentConfig string // what the member agent was configured with
 
 	index     int
 	dir       string // of the cluster
