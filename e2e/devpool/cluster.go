@@ -24,8 +24,8 @@ type Member struct {
 // Cluster is one member: a Nomad cluster of one node that serves and runs work, and its member agent.
 type Cluster struct {
 	Member
-	Address string // IP address of its node
-	Token   string // management token of its own Nomad
+	Address string        // IP address of its node
+	Token   string        // management token of its own Nomad
 	GPUs    nvmlsim.State // what they are doing, when they are simulated
 
 	AgentConfig string // what the member agent was configured with
