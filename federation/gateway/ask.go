@@ -135,6 +135,7 @@ func (g *Gateway) remember(key jobKey, refusals map[string]scheduler.Exclusion) 
 	defer g.mu.Unlock()
 	if j := g.jobs[key]; j != nil {
 		maps.Copy(j.excluded, refusals)
+		j.excludedAt = g.settings.now()
 	}
 }
 

@@ -162,11 +162,18 @@ func (g *Gateway) tick() {
 			j.retryAt = time.Time{}
 			g.work.add(key)
 		}
+		if j.blockedID != "" && len(j.excluded) > 0 && now.Sub(j.excludedAt) >= excludeFor {
+			clear(j.excluded)
+			g.work.add(key)
+		}
 		if !j.record.Stopped && !now.Before(j.heldUntil) && g.hasLost(j, now) {
 			g.work.add(key)
 		}
 	}
 }
+
+// excludeFor is how long a member's "no" to a job that waits for room is remembered, unless its offer changes before.
+const excludeFor = 30 * time.Second
 
 // advance applies the clocks of silence to a member. The caller holds mu.
 func (g *Gateway) advance(m *member, now time.Time) {
@@ -179,6 +186,7 @@ func (g *Gateway) advance(m *member, now time.Time) {
 	for _, j := range g.jobs {
 		if j.runsOn(m.alias) {
 			g.touch(j)
+			g.work.add(j.key) // it may have missed a command
 		}
 	}
 	g.changed()

@@ -27,6 +27,7 @@ type job struct {
 	stale      map[string]bool         // placements whose member knows a higher epoch
 	refused    map[string]bool         // placements that their member will not register
 	excluded   map[string]scheduler.Exclusion
+	excludedAt time.Time
 	evalID     string // the evaluation that the next reconciliation answers
 	blockedID  string // the evaluation that waits for capacity
 	retryAt    time.Time

@@ -65,7 +65,7 @@ func (m *member) stateAt(now time.Time, s settings) pool.MemberState {
 	switch {
 	case silent >= s.detached:
 		return pool.MemberDetached
-	case silent >= s.suspect, m.session == nil, !m.synced:
+	case silent >= s.suspect, m.session == nil, !m.synced, m.offer == nil:
 		return pool.MemberSuspect
 	}
 	return pool.MemberReady

@@ -84,6 +84,21 @@ func TestRefusalAsksTheNext(t *testing.T) {
 	must.Eq(t, map[string]int{"jp-tyo-1": 2}, p.live("web"))
 }
 
+// A "no" is asked about again after a while, though nothing in the member's offer has changed.
+func TestRefusalIsForgotten(t *testing.T) {
+	p := newPool(t, france())
+	m := p.members["fr-par-1"]
+	m.set(func() { m.refuse = "my Nomad is away" })
+	eval := p.run(testJob("web", "service", 1))
+	must.Eq(t, 1, eval.FailedTGAllocs["g"].ConstraintFiltered["member fr-par-1: my Nomad is away"])
+	m.set(func() { m.refuse = "" })
+	p.pass(29 * time.Second)
+	must.MapEmpty(t, p.live("web"))
+	p.pass(2 * time.Second)
+	must.Eq(t, "complete", p.awaitStatus(eval.BlockedEval, "complete"))
+	must.Eq(t, map[string]int{"fr-par-1": 1}, p.live("web"))
+}
+
 func TestBlockedUntilThereIsRoom(t *testing.T) {
 	p := newPool(t, france())
 	p.members["fr-par-1"].set(func() { p.members["fr-par-1"].gpus = 1 })

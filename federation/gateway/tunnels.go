@@ -214,14 +214,13 @@ func (g *Gateway) onOffer(w http.ResponseWriter, r *http.Request) {
 	if m.session != session(s) || offer.Sequence < m.sequence && m.offer != nil {
 		return // an older session's, or overtaken
 	}
-	g.hear(m)
 	same := m.offer != nil && m.price == offer.Price && m.place == offer.Place && reflect.DeepEqual(m.free, offer.Classes)
 	m.sequence = offer.Sequence
-	if same {
-		return
+	if !same {
+		m.offer, m.free, m.place, m.price = prepared, offer.Classes, offer.Place, offer.Price
+		g.retryBlocked(m.alias)
 	}
-	m.offer, m.free, m.place, m.price = prepared, offer.Classes, offer.Place, offer.Price
-	g.retryBlocked(m.alias)
+	g.hear(m)
 }
 
 // hear notes a sign of life. The caller holds mu.
