@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"regexp"
 	"strings"
@@ -134,6 +133,6 @@ func exitCode(t *testing.T, allocation *devpool.Allocation) int {
 			}
 		}
 	}
-	t.Fatal(fmt.Sprintf("allocation %s has not terminated", allocation.ID))
+	t.Fatalf("allocation %s has not terminated", allocation.ID)
 	return -1
 }

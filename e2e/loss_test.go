@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -173,7 +172,7 @@ func awaitStatus(t *testing.T, job, status string, timeout time.Duration) *devpo
 			return all[0]
 		}
 		if time.Now().After(deadline) {
-			t.Fatal(fmt.Sprintf("job %s: no allocation is %s after %s: %v %v", job, status, timeout, stubs, err))
+			t.Fatalf("job %s: no allocation is %s after %s: %v %v", job, status, timeout, stubs, err)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
