@@ -71,11 +71,14 @@ func (s *Store) GC(ctx context.Context, p GCPolicy) (GCResult, error) {
 func (s *Store) collect(p GCPolicy) (GCResult, []string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := flock(s.lock, unix.LOCK_EX)
+	alone, release, err := s.lockOut()
 	if err != nil {
+		return GCResult{}, nil, err
+	}
+	defer release()
+	if !alone {
 		return GCResult{Busy: true}, nil, nil // another plugin process may be between a check and its use
 	}
-	defer func() { _ = flock(s.lock, unix.LOCK_SH) }()
 	images, err := s.stored()
 	if err != nil {
 		return GCResult{}, nil, err
@@ -104,6 +107,21 @@ func (s *Store) collect(p GCPolicy) (GCResult, []string, error) {
 		err = s.dropRefs(images)
 	}
 	return res, doomed, err
+}
+
+// lockOut keeps other processes out of the store until release is called, if there are none already.
+func (s *Store) lockOut() (alone bool, release func(), err error) {
+	share := func() error { return flockWait(s.lock, unix.LOCK_SH) }
+	if flock(s.lock, unix.LOCK_EX) != nil {
+		// The kernel drops a lock before it tries to convert it, and does not give it back on failure.
+		return false, func() {}, share()
+	}
+	return true, func() {
+		err := share()
+		if err != nil {
+			s.log.Warn("cannot take back the store's lock", "error", err)
+		}
+	}, nil
 }
 
 // victim picks the image to delete next; images come least recently used first. freed is what this run has taken

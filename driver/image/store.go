@@ -98,7 +98,7 @@ func (s *Store) prepare(root string) error {
 	if err != nil {
 		return err
 	}
-	err = flock(s.lock, unix.LOCK_SH)
+	err = flockWait(s.lock, unix.LOCK_SH) // while another process's GC decides, which is short
 	if err != nil {
 		_ = s.lock.Close()
 		return err
@@ -226,6 +226,15 @@ func (s *Store) tempDir() (string, *os.File, error) {
 			return dir, f, nil
 		}
 		_ = f.Close()
+	}
+}
+
+func flockWait(f *os.File, how int) error {
+	for {
+		err := unix.Flock(int(f.Fd()), how)
+		if !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("flock", err)
+		}
 	}
 }
 
