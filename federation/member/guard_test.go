@@ -100,6 +100,9 @@ func TestLeaseConfig(t *testing.T) {
 	share := *job
 	share.TaskGroups[0].Tasks = cloneTasks(job.TaskGroups[0].Tasks)
 	addLease(&share, share.TaskGroups[0])
+	must.Nil(t, share.TaskGroups[0].Disconnect.StopOnClientAfter, must.Sprint("Nomad's own would kill healthy tasks"))
+	must.Eq(t, 24*time.Second, *share.TaskGroups[0].Disconnect.LostAfter)
+	must.False(t, *share.TaskGroups[0].Disconnect.Replace)
 	must.Eq(t, any([]map[string]any{{"file": leaseFile, "ttl": "9s"}}), task(&share).Config["lease"])
 	must.Eq(t, leaseFile, *task(&share).Templates[0].DestPath)
 	must.StrContains(t, *task(&share).Templates[0].EmbeddedTmpl, `nomadVar "nomad/jobs/once"`)

@@ -24,24 +24,42 @@ const leaseTemplate = `{{ with nomadVar "nomad/jobs/%[1]s" }}{{ .%[2]s }}{{ end 
 
 // stopAfter is how long a group may run without the pool, 0 for any time.
 func stopAfter(group *api.TaskGroup) time.Duration {
-	if group.Disconnect != nil && group.Disconnect.StopOnClientAfter != nil {
-		return *group.Disconnect.StopOnClientAfter
+	if group.Disconnect == nil {
+		return 0
 	}
-	return 0
+	return deref(group.Disconnect.StopOnClientAfter, 0)
 }
 
-// addLease gives the tasks of a group that must not run twice their lease.
+// addLease gives the tasks of a group that must not run twice their lease, in place of Nomad's own stop: Nomad's
+// client counts from its last heartbeat, and those are 10 s or more apart, so that it kills healthy tasks whose time
+// is shorter. A group with a task that cannot have a lease keeps Nomad's.
 func addLease(job *api.Job, group *api.TaskGroup) {
 	ttl := stopAfter(group)
-	if ttl < minLease {
+	if ttl < minLease || !allLeasable(group) {
 		return
 	}
 	for _, task := range group.Tasks {
-		if task.Driver == leaseDriver {
-			task.Config["lease"] = []map[string]any{{"file": leaseFile, "ttl": ttl.String()}}
-			task.Templates = append(task.Templates, leaseRenderer(*job.ID))
+		task.Config["lease"] = []map[string]any{{"file": leaseFile, "ttl": ttl.String()}}
+		task.Templates = append(task.Templates, leaseRenderer(*job.ID))
+	}
+	// A node that is cut off from its servers ends its tasks within the lease: only then may Nomad replace them.
+	own := *group.Disconnect
+	own.StopOnClientAfter = nil
+	own.LostAfter = ptr(max(deref(own.LostAfter, 0), ttl+leaseMargin))
+	own.Replace = ptr(false)
+	group.Disconnect = &own
+}
+
+// leaseMargin covers the shim's clock, its killing and Nomad's rendering.
+const leaseMargin = 15 * time.Second
+
+func allLeasable(group *api.TaskGroup) bool {
+	for _, task := range group.Tasks {
+		if task.Driver != leaseDriver {
+			return false
 		}
 	}
+	return true
 }
 
 // minLease is the shortest lease that the driver takes: a shorter one would end with every hiccup.
@@ -60,8 +78,8 @@ func leaseRenderer(jobID string) *api.Template {
 // stopAfter is the shortest time that a group of the placement runs without the pool, 0 if all run for any time.
 func (p *placed) stopAfter() time.Duration {
 	shortest := time.Duration(0)
-	for _, group := range p.job.TaskGroups {
-		ttl := stopAfter(group)
+	for _, after := range p.tag.Stops {
+		ttl := time.Duration(after) * time.Millisecond
 		if ttl > 0 && (shortest == 0 || ttl < shortest) {
 			shortest = ttl
 		}

@@ -131,14 +131,22 @@ func (p *placements) prepare(ctx context.Context, ref pool.PlacementRef, source 
 	if err != nil {
 		return nil, err
 	}
-	mark(job, tagOf(ref, groups))
+	t := tagOf(ref, groups)
+	for _, group := range job.TaskGroups {
+		if after := stopAfter(group); after > 0 {
+			t.Stops[*group.Name] = int(after.Milliseconds())
+			addLease(job, group)
+			oneTime(group)
+		}
+	}
+	mark(job, t)
 	return job, nil
 }
 
 func tagOf(ref pool.PlacementRef, groups map[string]pool.GroupShare) tag {
 	t := tag{
 		Namespace: ref.Namespace, PlacementID: ref.PlacementID, Epoch: ref.Epoch,
-		Offsets: map[string]int{}, Relays: map[string]int{},
+		Offsets: map[string]int{}, Relays: map[string]int{}, Stops: map[string]int{},
 	}
 	for name, share := range groups {
 		if share.Count > 0 {
@@ -234,16 +242,18 @@ func (p *placements) replyFor(ctx context.Context, key jobKey, index uint64) poo
 	return reply
 }
 
-// dress adds what tasks of a placement need beside the user's job: a gang's environment and relay, and leases.
+// dress adds what the workers of gangs need beside the user's job: their environment and relay.
 func (p *placements) dress(job *api.Job, request pool.CommitRequest, before tag) error {
-	t := tagOf(request.PlacementRef, request.Groups)
+	t, err := readTag(job)
+	if err != nil {
+		return fmt.Errorf("internal error: %w", err)
+	}
 	for _, group := range job.TaskGroups {
 		if isGang(job, group) {
 			name := *group.Name
 			label := rendezvousPort(group)
 			port := 0
 			if label != "" {
-				var err error
 				port, err = p.relay.Open(relayKey(request.Namespace, request.JobID, name, label), before.Relays[name])
 				if err != nil {
 					return err
@@ -252,7 +262,6 @@ func (p *placements) dress(job *api.Job, request pool.CommitRequest, before tag)
 			}
 			joinGang(group, request.Groups[name], label, p.relay.Address(), port)
 		}
-		addLease(job, group)
 	}
 	mark(job, t)
 	return nil

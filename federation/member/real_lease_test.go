@@ -17,9 +17,9 @@ import (
 // testLease checks that Nomad renders each renewal of a lease, that renewals end when the pool is out of reach, and
 // that the placement is then stopped, since its job must not run twice.
 func (r *realRig) testLease(t *testing.T) {
-	const ttl = 3 * time.Second
+	const ttl = 8 * time.Second // longer than the pause between the heartbeats of Nomad's client, which has its own stop
 	job := shellJob("once", 1, `while :; do cat "$NOMAD_TASK_DIR/../`+leaseFile+`"; echo; sleep 0.1; done`)
-	job.TaskGroups[0].Disconnect = &api.DisconnectStrategy{StopOnClientAfter: ptr(ttl), LostAfter: ptr(10 * time.Second)}
+	job.TaskGroups[0].Disconnect = &api.DisconnectStrategy{StopOnClientAfter: ptr(ttl), LostAfter: ptr(20 * time.Second)}
 	job.TaskGroups[0].Tasks[0].Templates = []*api.Template{leaseRenderer("once")} // as addLease does for the runc driver
 
 	agent := startAgent(t, testConfig(), r.client)

@@ -20,6 +20,7 @@ type tag struct {
 	Epoch       uint64
 	Offsets     map[string]int // by group: index of the first allocation in the pool's job
 	Relays      map[string]int // by gang group: port of the relay
+	Stops       map[string]int // by group: stop_on_client_after in milliseconds, as the user asked for it
 }
 
 const (
@@ -34,6 +35,9 @@ func (t tag) link() *api.JobUILink {
 	}
 	for group, port := range t.Relays {
 		query.Add("relay", strconv.Itoa(port)+" "+group)
+	}
+	for group, after := range t.Stops {
+		query.Add("stop", strconv.Itoa(after)+" "+group)
 	}
 	return &api.JobUILink{Label: tagLabel, URL: tagBase + url.PathEscape(t.PlacementID) + "?" + query.Encode()}
 }
@@ -81,6 +85,7 @@ func parseTag(text string) (tag, error) {
 	return tag{
 		Namespace: query.Get("namespace"), PlacementID: id, Epoch: epoch,
 		Offsets: parsePairs(query["offset"]), Relays: parsePairs(query["relay"]),
+		Stops: parsePairs(query["stop"]),
 	}, nil
 }
 

@@ -44,7 +44,6 @@ func (w words) job(namespace string, source *api.Job, groups map[string]pool.Gro
 		own := *group
 		own.Count = ptr(share.Count)
 		own.Scaling = nil // scaling is the pool's, not of each share by itself
-		own.Disconnect = disconnect(group.Disconnect)
 		own.Tasks = cloneTasks(group.Tasks)
 		job.TaskGroups = append(job.TaskGroups, &own)
 	}
@@ -54,15 +53,15 @@ func (w words) job(namespace string, source *api.Job, groups map[string]pool.Gro
 	return &job, nil
 }
 
-// disconnect keeps what the member's Nomad can act on. It refuses a group that names both times; in the pool they mean
+// oneTime keeps what the member's Nomad can act on. It refuses a group that names both times; in the pool they mean
 // different things, the member that is lost and the one that stops what it runs, and only the latter is the member's.
-func disconnect(strategy *api.DisconnectStrategy) *api.DisconnectStrategy {
-	if strategy == nil || strategy.StopOnClientAfter == nil || strategy.LostAfter == nil {
-		return strategy
+func oneTime(group *api.TaskGroup) {
+	if group.Disconnect == nil || group.Disconnect.StopOnClientAfter == nil || group.Disconnect.LostAfter == nil {
+		return
 	}
-	own := *strategy
+	own := *group.Disconnect
 	own.LostAfter = nil
-	return &own
+	group.Disconnect = &own
 }
 
 // cloneTasks copies as deep as the agent changes tasks: their list, templates and driver configuration.

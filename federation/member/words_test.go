@@ -19,7 +19,7 @@ func TestTagRoundTrip(t *testing.T) {
 		names := rapid.MapOfN(rapid.StringMatching(`[ -~é]{1,20}`), rapid.IntRange(0, 65535), 0, 4)
 		want := tag{
 			Namespace: rapid.StringMatching(`[a-zA-Z0-9-]{1,30}`).Draw(t, "namespace"), PlacementID: rapid.StringMatching(`[!-~]{1,40}`).Draw(t, "id"),
-			Epoch: rapid.Uint64().Draw(t, "epoch"), Offsets: names.Draw(t, "offsets"), Relays: names.Draw(t, "relays"),
+			Epoch: rapid.Uint64().Draw(t, "epoch"), Offsets: names.Draw(t, "offsets"), Relays: names.Draw(t, "relays"), Stops: names.Draw(t, "stops"),
 		}
 		job := &api.Job{ID: ptr("x"), UI: &api.JobUIConfig{Description: "mine", Links: []*api.JobUILink{
 			{Label: "docs", URL: "https://example.com"}, {Label: "forged", URL: tagBase + "p?epoch=99"},
@@ -57,6 +57,7 @@ func TestTranslate(t *testing.T) {
 	must.Eq(t, 50, *job.Priority)
 	must.Len(t, 1, job.TaskGroups)
 	must.Eq(t, 3, *job.TaskGroups[0].Count)
+	oneTime(job.TaskGroups[0])
 	must.Nil(t, job.TaskGroups[0].Disconnect.LostAfter, must.Sprint("Nomad refuses both times"))
 	must.Eq(t, time.Second, *job.TaskGroups[0].Disconnect.StopOnClientAfter)
 	must.Eq(t, map[string]string{"mine": "yes", pool.MetaPlacement: "p", pool.MetaNamespace: "default"}, job.Meta)

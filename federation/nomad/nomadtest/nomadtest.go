@@ -68,12 +68,19 @@ agent { policy = "read" }
 // Start starts a Nomad and waits until its node is ready. The namespaces are made in it, for an agent that may not.
 func Start(t *testing.T, namespaces ...string) *Nomad {
 	t.Helper()
+	return StartWith(t, "", namespaces...)
+}
+
+// StartWith is Start with more configuration, which Nomad merges with this package's own.
+func StartWith(t *testing.T, more string, namespaces ...string) *Nomad {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "pangaea-nomad-")
 	must.NoError(t, err)
 	ports := statetest.FreePorts(t, 3)
 	file := filepath.Join(dir, "nomad.hcl")
 	text := fmt.Appendf(nil, config, filepath.Join(dir, "data"), ports[0], ports[1], ports[2])
 	must.NoError(t, os.WriteFile(file, text, 0o600))
+	must.NoError(t, os.WriteFile(filepath.Join(dir, "more.hcl"), []byte(more), 0o600))
 	n := &Nomad{Address: fmt.Sprintf("http://127.0.0.1:%d", ports[0]), t: t, dir: dir}
 	t.Cleanup(n.remove)
 	n.Run()
@@ -87,7 +94,8 @@ func (n *Nomad) Run() {
 	log, err := os.OpenFile(filepath.Join(n.dir, "nomad.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must.NoError(n.t, err)
 	defer log.Close()
-	n.command = exec.Command(statetest.Program(n.t, "nomad"), "agent", "-config", filepath.Join(n.dir, "nomad.hcl"))
+	n.command = exec.Command(statetest.Program(n.t, "nomad"), "agent", "-config", filepath.Join(n.dir, "nomad.hcl"),
+		"-config", filepath.Join(n.dir, "more.hcl"))
 	n.command.Stdout, n.command.Stderr = log, log
 	n.command.Env = append(os.Environ(), "AWS_CA_BUNDLE=")
 	n.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
