@@ -4,12 +4,13 @@ import (
 	"cmp"
 	"maps"
 	"net/http"
-	"pangaea/federation/pool"
 	"slices"
 	"strings"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/hashicorp/nomad/api/contexts"
+
+	"pangaea/federation/pool"
 )
 
 // build is the Nomad version whose API the gateway speaks; tools choose what they send by it.

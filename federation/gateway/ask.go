@@ -9,14 +9,15 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"pangaea/federation/pool"
-	"pangaea/federation/scheduler"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+
+	"pangaea/federation/pool"
+	"pangaea/federation/scheduler"
 )
 
 // errNoTunnel is what asking a member gives while it has no tunnel.

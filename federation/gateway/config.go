@@ -4,11 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"pangaea/federation/state"
 	"strconv"
 	"time"
 
 	"github.com/hashicorp/hcl/v2/hclsimple"
+
+	"pangaea/federation/state"
 )
 
 // Config is what an operator says about a gateway. All of it is optional.

@@ -3,12 +3,13 @@ package gateway
 import (
 	"context"
 	"fmt"
-	"pangaea/federation/pool"
-	"pangaea/federation/state"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"pangaea/federation/pool"
+	"pangaea/federation/state"
 )
 
 // Gateway is one running gateway. Its memory is a cache: see the package comment for what is kept where.
@@ -69,9 +70,44 @@ func (g *Gateway) lead(ctx context.Context, fence state.Fence) error {
 	for range g.settings.workers {
 		group.Go(func() { g.work.run(ctx, g.reconcile) })
 	}
+	group.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-time.After(2 * g.settings.store.SessionTTL):
+			g.recheck(ctx)
+		}
+	})
 	group.Wait()
 	g.stepDown()
 	return ctx.Err()
+}
+
+// recheck looks at all jobs once more after everybody must know who leads: until then a deposed leader may have taken
+// a job from a user and written it to Consul, unseen by this gateway, which had read them all before.
+func (g *Gateway) recheck(ctx context.Context) {
+	jobs, err := g.store.ListJobs(ctx, "*")
+	if err != nil {
+		g.logger.Warn("cannot look for jobs that a former leader took", "error", err)
+		return
+	}
+	for _, entry := range jobs {
+		if entry.Value.Job == nil {
+			continue
+		}
+		entry.Value.Job.Canonicalize()
+		key := jobKey{*entry.Value.Job.Namespace, *entry.Value.Job.ID}
+		g.mu.Lock()
+		j := g.jobs[key]
+		known := j != nil && j.known && j.consulIndex >= entry.Index
+		g.mu.Unlock()
+		if known {
+			continue
+		}
+		err = g.refresh(ctx, key) // reads it again: it may have been purged since the list was made
+		if err != nil {
+			g.logger.Warn("cannot read a job that a former leader took", "job", key.String(), "error", err)
+		}
+	}
 }
 
 func (g *Gateway) load(ctx context.Context, fence state.Fence) error {

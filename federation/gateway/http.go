@@ -7,13 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"pangaea/federation/scheduler"
-	"pangaea/federation/state"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+
+	"pangaea/federation/scheduler"
+	"pangaea/federation/state"
 )
 
 // apiError is an answer in Nomad's manner: a status and one line of plain text.

@@ -2,13 +2,14 @@ package gateway
 
 import (
 	"cmp"
-	"pangaea/federation/pool"
-	"pangaea/federation/scheduler"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+
+	"pangaea/federation/pool"
+	"pangaea/federation/scheduler"
 )
 
 // job is a pool job in the leader's memory. Gateway.mu guards it; only the worker that holds the job in the queue

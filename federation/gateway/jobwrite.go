@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"pangaea/federation/pool"
-	"pangaea/federation/state"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
 	"github.com/hashicorp/nomad/api"
+
+	"pangaea/federation/pool"
+	"pangaea/federation/state"
 )
 
 // maxVersions is how many earlier versions of a job are kept, as Nomad keeps them by default.
@@ -185,6 +186,9 @@ func (g *Gateway) refresh(ctx context.Context, key jobKey) error {
 	defer g.mu.Unlock()
 	if err == nil {
 		g.adopt(entry)
+		if j := g.jobs[key]; j != nil {
+			g.restoreEval(j)
+		}
 	} else if j := g.jobs[key]; j != nil {
 		j.known = false
 	}

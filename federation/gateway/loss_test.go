@@ -1,13 +1,14 @@
 package gateway
 
 import (
-	"pangaea/federation/pool"
-	"pangaea/federation/state"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
+
+	"pangaea/federation/pool"
+	"pangaea/federation/state"
 )
 
 // losing makes a job with a disconnect block.
@@ -184,6 +185,21 @@ func TestCrashBetweenSteps(t *testing.T) {
 			must.Eq(t, map[string]int{"fr-par-1": 2}, p.live("web"))
 		})
 	}
+}
+
+// A job that the former leader took after this one had read them all is found a little later.
+func TestJobOfAFormerLeader(t *testing.T) {
+	p := newPool(t, france())
+	job := testJob("late", "service", 1)
+	job.Canonicalize()
+	job.Version = ptr(uint64(0))
+	p.store.mu.Lock()
+	p.store.jobs[jobKey{"default", "late"}] = state.Job{Value: pool.JobRecord{Job: job, EvalID: newID()}, Index: 1}
+	p.store.mu.Unlock()
+	p.gateway.recheck(t.Context())
+	p.eventually("it runs", func() bool { return len(p.gateway.members["fr-par-1"].allocs) == 1 })
+	p.gateway.recheck(t.Context()) // and is left alone from then on
+	must.Eq(t, map[string]int{"fr-par-1": 1}, p.live("late"))
 }
 
 // A deposed leader cannot place: its fence is no longer the pool's.

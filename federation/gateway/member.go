@@ -3,13 +3,14 @@ package gateway
 import (
 	"maps"
 	"net/http"
-	"pangaea/federation/pool"
-	"pangaea/federation/scheduler"
 	"reflect"
 	"slices"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+
+	"pangaea/federation/pool"
+	"pangaea/federation/scheduler"
 )
 
 // session is what the gateway needs of a member's tunnel; *tunnel.Session is one.

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"pangaea/federation/pool"
-	"pangaea/federation/tunnel"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +15,9 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
+
+	"pangaea/federation/pool"
+	"pangaea/federation/tunnel"
 )
 
 // fakeMember is a member agent and its Nomad in memory, at the far end of a tunnel.
@@ -30,6 +31,7 @@ type fakeMember struct {
 	cancel  context.CancelFunc
 	done    chan struct{}
 
+	sending  sync.Mutex
 	mu       sync.Mutex
 	sequence uint64
 	index    uint64
@@ -140,7 +142,11 @@ func isDone(s *tunnel.Session) bool {
 	}
 }
 
-func (m *fakeMember) offer() { m.send(pool.PathOffer, m.offerNow(), nil) }
+func (m *fakeMember) offer() {
+	m.sending.Lock()
+	defer m.sending.Unlock()
+	m.send(pool.PathOffer, m.offerNow(), nil)
+}
 
 func (m *fakeMember) offerNow() pool.Offer {
 	m.mu.Lock()
@@ -168,6 +174,8 @@ func (m *fakeMember) offerNow() pool.Offer {
 }
 
 func (m *fakeMember) status(full bool) {
+	m.sending.Lock() // reports are made and sent one after the other, as an agent's are
+	defer m.sending.Unlock()
 	m.mu.Lock()
 	status := pool.Status{Full: full}
 	for _, stub := range m.allocs {

@@ -4,13 +4,14 @@ import (
 	"cmp"
 	"context"
 	"maps"
-	"pangaea/federation/pool"
-	"pangaea/federation/scheduler"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+
+	"pangaea/federation/pool"
+	"pangaea/federation/scheduler"
 )
 
 // maxRounds bounds how often one evaluation asks other members after a "no".

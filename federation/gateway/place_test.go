@@ -2,11 +2,12 @@ package gateway
 
 import (
 	"context"
-	"pangaea/federation/pool"
 	"testing"
 	"time"
 
 	"github.com/shoenig/test/must"
+
+	"pangaea/federation/pool"
 )
 
 func TestRunStopPurge(t *testing.T) {

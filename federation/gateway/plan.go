@@ -2,11 +2,12 @@ package gateway
 
 import (
 	"fmt"
-	"pangaea/federation/scheduler"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/hashicorp/nomad/nomad/structs"
+
+	"pangaea/federation/scheduler"
 )
 
 // planReply is api.JobPlanResponse with the servers' own form of the difference.

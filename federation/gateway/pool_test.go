@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
-	"pangaea/federation/pool"
 	"sync"
 	"testing"
 	"time"
@@ -13,6 +12,8 @@ import (
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
 	"go.uber.org/goleak"
+
+	"pangaea/federation/pool"
 )
 
 func TestMain(m *testing.M) {

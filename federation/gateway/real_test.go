@@ -9,10 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"pangaea/federation/pool"
-	"pangaea/federation/state"
-	"pangaea/federation/state/statetest"
-	"pangaea/federation/tunnel"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -22,6 +18,11 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
+
+	"pangaea/federation/pool"
+	"pangaea/federation/state"
+	"pangaea/federation/state/statetest"
+	"pangaea/federation/tunnel"
 )
 
 // realGateway is a gateway as an operator runs it, on a real Consul.

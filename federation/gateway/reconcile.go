@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
+	"time"
+
 	"pangaea/federation/pool"
 	"pangaea/federation/scheduler"
 	"pangaea/federation/state"
-	"slices"
-	"time"
 )
 
 // view is what a reconciliation works on: copies, so that no lock is held while members are asked.

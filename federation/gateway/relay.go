@@ -5,11 +5,12 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"pangaea/federation/pool"
-	"pangaea/federation/tunnel"
 	"strconv"
 	"sync"
 	"time"
+
+	"pangaea/federation/pool"
+	"pangaea/federation/tunnel"
 )
 
 // onRelay joins a worker at one member with a worker of the same job at another: the gateway finds who holds the

@@ -4,13 +4,14 @@ import (
 	"context"
 	"io"
 	"net/url"
-	"pangaea/federation/pool"
-	"pangaea/federation/tunnel"
 	"strconv"
 	"testing"
 	"time"
 
 	"github.com/shoenig/test/must"
+
+	"pangaea/federation/pool"
+	"pangaea/federation/tunnel"
 )
 
 // dial asks the gateway for a worker, as a member's relay does.

@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"pangaea/federation/state"
-	"pangaea/federation/tunnel"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"pangaea/federation/state"
+	"pangaea/federation/tunnel"
 )
 
 // Version is what the gateway tells about itself.

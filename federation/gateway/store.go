@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+
 	"pangaea/federation/pool"
 	"pangaea/federation/state"
 )

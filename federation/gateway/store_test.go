@@ -5,9 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
+
 	"pangaea/federation/pool"
 	"pangaea/federation/state"
-	"sync"
 )
 
 // fakeStore is Consul in a map: check-and-set, one fence, and tokens by name.

@@ -4,11 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"reflect"
+	"time"
+
 	"pangaea/federation/pool"
 	"pangaea/federation/scheduler"
 	"pangaea/federation/tunnel"
-	"reflect"
-	"time"
 )
 
 // accept serves one member's tunnel until it ends. A member that comes anew takes the place of its older session: the

@@ -4,14 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"pangaea/federation/pool"
-	"pangaea/federation/scheduler"
-	"pangaea/federation/state"
 	"slices"
 	"strconv"
 
 	"github.com/hashicorp/go-multierror"
 	"github.com/hashicorp/nomad/api"
+
+	"pangaea/federation/pool"
+	"pangaea/federation/scheduler"
+	"pangaea/federation/state"
 )
 
 // check finds every mistake in a job that can be found without a member: with Nomad's own validation, and in the

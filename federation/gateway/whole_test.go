@@ -4,10 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"pangaea/federation/nomad"
-	"pangaea/federation/nomad/nomadtest"
-	"pangaea/federation/state"
-	"pangaea/federation/state/statetest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,6 +13,10 @@ import (
 	"github.com/shoenig/test/must"
 
 	agent "pangaea/federation/member"
+	"pangaea/federation/nomad"
+	"pangaea/federation/nomad/nomadtest"
+	"pangaea/federation/state"
+	"pangaea/federation/state/statetest"
 )
 
 // sleeper is a service that any Nomad can run.

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"maps"
+
 	"pangaea/federation/pool"
 )
 

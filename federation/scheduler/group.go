@@ -1,13 +1,14 @@
 package scheduler
 
 import (
-	"pangaea/federation/pool"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/hashicorp/nomad/nomad/structs"
+
+	"pangaea/federation/pool"
 )
 
 // group is what one task group asks for, gathered from its job, itself and its tasks.

@@ -1,11 +1,11 @@
 package scheduler
 
 import (
-	"pangaea/federation/pool"
-
 	"github.com/hashicorp/nomad/api"
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/ryanuber/go-glob"
+
+	"pangaea/federation/pool"
 )
 
 // metric gathers Nomad's explanation of a placement that failed.

@@ -4,12 +4,13 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"maps"
-	"pangaea/federation/pool"
 	"strconv"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/hashicorp/nomad/nomad/structs"
 	psstructs "github.com/hashicorp/nomad/plugins/shared/structs"
+
+	"pangaea/federation/pool"
 )
 
 // newNode makes the node that Nomad's feasibility code reads. It takes only what a constraint can ask about.

@@ -3,10 +3,11 @@ package scheduler
 import (
 	"cmp"
 	"maps"
-	"pangaea/federation/pool"
 	"slices"
 
 	"github.com/hashicorp/nomad/api"
+
+	"pangaea/federation/pool"
 )
 
 // placer places the groups of one job, one after the other, on the same stocks.

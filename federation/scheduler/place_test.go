@@ -2,11 +2,12 @@ package scheduler
 
 import (
 	"fmt"
-	"pangaea/federation/pool"
 	"testing"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
+
+	"pangaea/federation/pool"
 )
 
 func ptr[T any](v T) *T { return &v }

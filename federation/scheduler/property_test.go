@@ -2,13 +2,14 @@ package scheduler
 
 import (
 	"fmt"
-	"pangaea/federation/pool"
 	"reflect"
 	"testing"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
 	"pgregory.net/rapid"
+
+	"pangaea/federation/pool"
 )
 
 // TestPlaceProperties checks what must hold for any pool and job: never more than was offered, a gang whole or not at

@@ -3,11 +3,12 @@ package scheduler
 import (
 	"cmp"
 	"maps"
-	"pangaea/federation/pool"
 	"slices"
 	"strconv"
 
 	"github.com/hashicorp/nomad/api"
+
+	"pangaea/federation/pool"
 )
 
 // rank orders options: affinity, price, members that run some of the job already, members that take all of the rest,

@@ -1,10 +1,10 @@
 package scheduler
 
 import (
-	"pangaea/federation/pool"
-
 	"github.com/hashicorp/nomad/api"
 	"github.com/hashicorp/nomad/nomad/structs"
+
+	"pangaea/federation/pool"
 )
 
 // Request is everything that a placement depends on.
