@@ -56,6 +56,7 @@ func (r *realRig) testRelay(t *testing.T) {
 	job := shellJob("meet", 1, "")
 	task(job).SetConfig("command", program).SetConfig("args", []string{})
 	task(job).Env = map[string]string{workerEnv: "1"}
+	task(job).Resources.MemoryMB = ptr(500) // enough for a program under the race detector
 	job.TaskGroups[0].Meta = map[string]string{pool.MetaGang: "true"}
 	job.TaskGroups[0].Networks = []*api.NetworkResource{{DynamicPorts: []api.Port{{Label: "rendezvous"}}}}
 	status, text := r.gateway.call("PUT", pool.PathCommit, commit(job, 1, pool.GroupShare{Count: 1, Offset: 0, Total: 2}), nil)
