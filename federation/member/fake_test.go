@@ -74,9 +74,11 @@ func (f *fakeCluster) Allocations(context.Context, string) ([]*api.AllocationLis
 func (f *fakeCluster) Allocation(context.Context, string) (*api.Allocation, error) {
 	return nil, missing()
 }
+
 func (f *fakeCluster) Evaluation(context.Context, string) (*api.Evaluation, error) {
 	return nil, missing()
 }
+
 func (f *fakeCluster) Deployment(context.Context, string) (*api.Deployment, error) {
 	return nil, missing()
 }

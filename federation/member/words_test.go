@@ -210,11 +210,13 @@ func TestRewrite(t *testing.T) {
 		{"a service's own", `{"Namespace":"pool-a","Services":[{"Namespace":"default"}]}`, `{"Namespace":"a","Services":[{"Namespace":"default"}]}`, true},
 		{"user's keys", `{"Namespace":"pool-a","Meta":{"Namespace":"pool-x"}}`, `{"Namespace":"a","Meta":{"Namespace":"pool-x"}}`, true},
 		{"big index", `{"Index":18446744073709551615}`, `{"Index":18446744073709551615}`, true},
-		{"node", `{"NodeClass":"","Drivers":{},"HTTPAddr":"10.1.1.1:4646","Address":"10.1.1.1","Links":{"a":"b"},` +
-			`"HostVolumes":{"v":{"Path":"/p"}},"Attributes":{"unique.network.ip-address":"10.1.1.1","a":"10.1.1.1:1","b":"c"},` +
-			`"NodeResources":{"Networks":[{"IP":"10.1.1.1","Mode":"host"}],"NodeNetworks":[{"Addresses":[{"Address":"10.1.1.1"}]}]}}`,
+		{
+			"node", `{"NodeClass":"","Drivers":{},"HTTPAddr":"10.1.1.1:4646","Address":"10.1.1.1","Links":{"a":"b"},` +
+				`"HostVolumes":{"v":{"Path":"/p"}},"Attributes":{"unique.network.ip-address":"10.1.1.1","a":"10.1.1.1:1","b":"c"},` +
+				`"NodeResources":{"Networks":[{"IP":"10.1.1.1","Mode":"host"}],"NodeNetworks":[{"Addresses":[{"Address":"10.1.1.1"}]}]}}`,
 			`{"NodeClass":"","Drivers":{},"HTTPAddr":"","Address":"","HostVolumes":{"v":{"Path":""}},"Attributes":{"b":"c"},` +
-				`"NodeResources":{"Networks":[{"IP":"","Mode":"host"}],"NodeNetworks":[{}]}}`, true},
+				`"NodeResources":{"Networks":[{"IP":"","Mode":"host"}],"NodeNetworks":[{}]}}`, true,
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, kept := rewriteText(t, w, test.given)
