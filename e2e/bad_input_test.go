@@ -210,6 +210,7 @@ func TestMemberWithForeignCertificate(t *testing.T) {
 		Certificates:       []tls.Certificate{certificate},
 		InsecureSkipVerify: true, // the test plays a stranger, who trusts anybody
 		MinVersion:         tls.VersionTLS13,
+		NextProtos:         []string{"pangaea/1"},
 	})
 	if err == nil {
 		// With TLS 1.3 the client learns of the refusal when it reads.
