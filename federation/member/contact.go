@@ -76,26 +76,38 @@ func (g *guard) check(ctx context.Context) {
 	}
 	lost, ever := g.contact.lost()
 	for key, placed := range snapshot.jobs {
-		ttl := placed.stopAfter()
-		if ttl == 0 || placed.stopped {
-			g.forget(ctx, key)
-			continue
-		}
-		since := lost
-		if !ever {
-			since = max(lost, g.sinceRenewal(ctx, key))
-		}
+		ttl, hold := placed.stopAfter(), placed.lostAfter()
 		switch {
-		case since >= ttl:
-			g.stop(ctx, key, placed)
-		case ever && lost < ttl/3:
-			g.renew(ctx, snapshot, key, ttl)
+		case placed.stopped || ttl == 0 && hold == 0:
+			g.forget(ctx, key)
+		case ttl > 0:
+			g.keep(ctx, snapshot, key, ttl)
+		case ever && lost < hold:
+			g.renew(ctx, snapshot, key, holdRenewal)
+		default: // the pool may have given it to another: what starts now waits until the agent has synchronised
+			delete(g.renewed, key)
 		}
 	}
 	for key := range g.renewed {
 		if snapshot.jobs[key] == nil {
 			g.forget(ctx, key)
 		}
+	}
+}
+
+// keep renews the lease of a placement that must not run twice while the pool answers, and stops the placement when it
+// has not for too long.
+func (g *guard) keep(ctx context.Context, s *snapshot, key jobKey, ttl time.Duration) {
+	lost, ever := g.contact.lost()
+	since := lost
+	if !ever {
+		since = max(lost, g.sinceRenewal(ctx, key))
+	}
+	switch {
+	case since >= ttl:
+		g.stop(ctx, key, s.jobs[key])
+	case ever && lost < ttl/3:
+		g.renew(ctx, s, key, ttl)
 	}
 }
 

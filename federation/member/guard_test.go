@@ -94,6 +94,41 @@ func TestGuardHurriesForHeldTasks(t *testing.T) {
 	}
 }
 
+// TestGuardHolds checks that what the pool may have given to others starts only while the pool answers, and is let go
+// at once when it answers again; it is never stopped.
+func TestGuardHolds(t *testing.T) {
+	b := newBench(t)
+	job := shellJob("held", 1, "true")
+	job.TaskGroups[0].Disconnect = &api.DisconnectStrategy{LostAfter: ptr(20 * time.Second)}
+	_, err := b.placements.Commit(t.Context(), commit(job, 1, pool.GroupShare{Count: 1}))
+	must.NoError(t, err)
+	b.refresh()
+	g := &guard{placements: b.placements, contact: b.contact, renewed: map[jobKey]time.Duration{}}
+	b.tick(g, time.Second)
+	must.Eq(t, 0, b.cluster.renewals, must.Sprint("nothing starts before the agent has synchronised"))
+	b.contact.made(b.boot)
+	b.tick(g, time.Second)
+	must.Eq(t, 1, b.cluster.renewals)
+	b.tick(g, 25*time.Second)
+	must.Eq(t, 1, b.cluster.renewals, must.Sprint("it may be another's by now"))
+	b.contact.made(b.boot)
+	b.tick(g, guardEvery)
+	must.Eq(t, 2, b.cluster.renewals)
+	b.tick(g, time.Hour)
+	must.Len(t, 0, b.cluster.stopped)
+}
+
+func TestHoldConfig(t *testing.T) {
+	job := shellJob("held", 1, "true")
+	job.TaskGroups[0].Disconnect = &api.DisconnectStrategy{LostAfter: ptr(20 * time.Second)}
+	addHold(job, job.TaskGroups[0])
+	must.MapNotContainsKey(t, task(job).Config, "lease", must.Sprint("only driver runc keeps leases"))
+	task(job).Driver = leaseDriver
+	addHold(job, job.TaskGroups[0])
+	must.Eq(t, any([]map[string]any{{"file": leaseFile, "ttl": holdTTL.String()}}), task(job).Config["lease"])
+	must.Eq(t, 20*time.Second, *job.TaskGroups[0].Disconnect.LostAfter, must.Sprint("Nomad's own clock stays"))
+}
+
 func TestLeaseConfig(t *testing.T) {
 	job := onceJob("once")
 	task(job).Driver = leaseDriver

@@ -11,6 +11,10 @@ import (
 // lost the pool for that long; but if the agent itself, its host or the way to its Nomad dies, only something beside
 // the task can. That is the driver's lease: a file that the task cannot write, rendered from a Nomad variable that the
 // agent changes while it reaches the pool. When the file stops changing the task's shim kills the task.
+//
+// A placement whose group names disconnect.lost_after may run on without the pool, and the pool gives it to another
+// member after that time. When its node comes back, Nomad starts its tasks again before the agent has heard that they
+// are another's: here the lease, which never ends, only holds the start until the agent has synchronised.
 const (
 	leaseItem = "pool_lease"
 	// leaseFile is in the task's directory but in none of the three that the task sees.
@@ -38,16 +42,44 @@ func addLease(job *api.Job, group *api.TaskGroup) {
 	if ttl < minLease || !allLeasable(group) {
 		return
 	}
-	for _, task := range group.Tasks {
-		task.Config["lease"] = []map[string]any{{"file": leaseFile, "ttl": ttl.String()}}
-		task.Templates = append(task.Templates, leaseRenderer(*job.ID))
-	}
+	lease(job, group, ttl)
 	// A node that is cut off from its servers ends its tasks within the lease: only then may Nomad replace them.
 	own := *group.Disconnect
 	own.StopOnClientAfter = nil
 	own.LostAfter = ptr(max(deref(own.LostAfter, 0), ttl+leaseMargin))
 	own.Replace = ptr(false)
 	group.Disconnect = &own
+}
+
+// addHold has the tasks of a group that the pool may have given to others wait for the agent before they start.
+func addHold(job *api.Job, group *api.TaskGroup) {
+	if lostAfter(group) > 0 && allLeasable(group) {
+		lease(job, group, holdTTL)
+	}
+}
+
+// holdTTL is a lease that never ends.
+const holdTTL = 10 * 365 * 24 * time.Hour
+
+// holdRenewal is the time of which a third passes between two renewals of a lease that only holds starts: those are
+// for a task that is held though nobody saw it start.
+const holdRenewal = 45 * time.Second
+
+// lostAfter is how long the pool waits for a silent member before it gives the group to another, 0 if the job does not
+// say.
+func lostAfter(group *api.TaskGroup) time.Duration {
+	if group.Disconnect == nil {
+		return 0
+	}
+	return deref(group.Disconnect.LostAfter, 0)
+}
+
+// lease has the driver keep a lease for each task of the group.
+func lease(job *api.Job, group *api.TaskGroup, ttl time.Duration) {
+	for _, task := range group.Tasks {
+		task.Config["lease"] = []map[string]any{{"file": leaseFile, "ttl": ttl.String()}}
+		task.Templates = append(task.Templates, leaseRenderer(*job.ID))
+	}
 }
 
 // leaseMargin covers the shim's clock, its killing and Nomad's rendering.
@@ -76,15 +108,20 @@ func leaseRenderer(jobID string) *api.Template {
 }
 
 // stopAfter is the shortest time that a group of the placement runs without the pool, 0 if all run for any time.
-func (p *placed) stopAfter() time.Duration {
-	shortest := time.Duration(0)
-	for _, after := range p.tag.Stops {
+func (p *placed) stopAfter() time.Duration { return shortest(p.tag.Stops) }
+
+// lostAfter is the shortest time after which a group of the placement may be another's, 0 if none says.
+func (p *placed) lostAfter() time.Duration { return shortest(p.tag.Holds) }
+
+func shortest(milliseconds map[string]int) time.Duration {
+	least := time.Duration(0)
+	for _, after := range milliseconds {
 		ttl := time.Duration(after) * time.Millisecond
-		if ttl > 0 && (shortest == 0 || ttl < shortest) {
-			shortest = ttl
+		if ttl > 0 && (least == 0 || ttl < least) {
+			least = ttl
 		}
 	}
-	return shortest
+	return least
 }
 
 // starting tells whether a task of a placement may be held by its shim, which waits for the first change of its lease:

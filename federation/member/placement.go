@@ -137,6 +137,9 @@ func (p *placements) prepare(ctx context.Context, ref pool.PlacementRef, source 
 			t.Stops[*group.Name] = int(after.Milliseconds())
 			addLease(job, group)
 			oneTime(group)
+		} else if lost := lostAfter(group); lost > 0 {
+			t.Holds[*group.Name] = int(lost.Milliseconds())
+			addHold(job, group)
 		}
 	}
 	mark(job, t)
@@ -146,7 +149,7 @@ func (p *placements) prepare(ctx context.Context, ref pool.PlacementRef, source 
 func tagOf(ref pool.PlacementRef, groups map[string]pool.GroupShare) tag {
 	t := tag{
 		Namespace: ref.Namespace, PlacementID: ref.PlacementID, Epoch: ref.Epoch,
-		Offsets: map[string]int{}, Relays: map[string]int{}, Stops: map[string]int{},
+		Offsets: map[string]int{}, Relays: map[string]int{}, Stops: map[string]int{}, Holds: map[string]int{},
 	}
 	for name, share := range groups {
 		if share.Count > 0 {

@@ -134,6 +134,7 @@ func (l *link) sync(ctx context.Context, s *snapshot) error {
 		Version: l.agent.Version, Place: l.agent.config.place(), Price: l.agent.config.Price, Placements: s.refs(),
 	}
 	var reply pool.SyncReply
+	sent := l.agent.contact.now()
 	err := l.put(ctx, pool.PathSync, request, &reply)
 	if err != nil {
 		return err
@@ -144,6 +145,8 @@ func (l *link) sync(ctx context.Context, s *snapshot) error {
 			return fmt.Errorf("cannot stop what the pool has given to others: %w", err)
 		}
 	}
+	// Only now: what the pool has given to others must not be allowed to start.
+	l.agent.contact.made(sent)
 	if reply.Heartbeat > 0 {
 		l.heartbeat = min(reply.Heartbeat, time.Minute)
 	}
@@ -173,7 +176,7 @@ func (l *link) offer(ctx context.Context, s *snapshot) error {
 	return err
 }
 
-// put sends one message and notes the contact when the leader has taken it.
+// put sends one message and notes the contact when the leader has taken it, unless there is more to do first.
 func (l *link) put(ctx context.Context, path string, message, reply any) error {
 	body, err := json.Marshal(message)
 	if err != nil {
@@ -206,7 +209,9 @@ func (l *link) put(ctx context.Context, path string, message, reply any) error {
 	case response.StatusCode >= http.StatusMultipleChoices:
 		return fmt.Errorf("gateway answered %d to %s: %.200s", response.StatusCode, path, text)
 	}
-	l.agent.contact.made(sent)
+	if path != pool.PathSync {
+		l.agent.contact.made(sent)
+	}
 	l.told = ""
 	if reply == nil {
 		return nil

@@ -21,6 +21,7 @@ type tag struct {
 	Offsets     map[string]int // by group: index of the first allocation in the pool's job
 	Relays      map[string]int // by gang group: port of the relay
 	Stops       map[string]int // by group: stop_on_client_after in milliseconds, as the user asked for it
+	Holds       map[string]int // by group that names no such time: lost_after in milliseconds
 }
 
 const (
@@ -38,6 +39,9 @@ func (t tag) link() *api.JobUILink {
 	}
 	for group, after := range t.Stops {
 		query.Add("stop", strconv.Itoa(after)+" "+group)
+	}
+	for group, after := range t.Holds {
+		query.Add("hold", strconv.Itoa(after)+" "+group)
 	}
 	return &api.JobUILink{Label: tagLabel, URL: tagBase + url.PathEscape(t.PlacementID) + "?" + query.Encode()}
 }
@@ -85,7 +89,7 @@ func parseTag(text string) (tag, error) {
 	return tag{
 		Namespace: query.Get("namespace"), PlacementID: id, Epoch: epoch,
 		Offsets: parsePairs(query["offset"]), Relays: parsePairs(query["relay"]),
-		Stops: parsePairs(query["stop"]),
+		Stops: parsePairs(query["stop"]), Holds: parsePairs(query["hold"]),
 	}, nil
 }
 

@@ -20,6 +20,7 @@ func TestTagRoundTrip(t *testing.T) {
 		want := tag{
 			Namespace: rapid.StringMatching(`[a-zA-Z0-9-]{1,30}`).Draw(t, "namespace"), PlacementID: rapid.StringMatching(`[!-~]{1,40}`).Draw(t, "id"),
 			Epoch: rapid.Uint64().Draw(t, "epoch"), Offsets: names.Draw(t, "offsets"), Relays: names.Draw(t, "relays"), Stops: names.Draw(t, "stops"),
+			Holds: names.Draw(t, "holds"),
 		}
 		job := &api.Job{ID: ptr("x"), UI: &api.JobUIConfig{Description: "mine", Links: []*api.JobUILink{
 			{Label: "docs", URL: "https://example.com"}, {Label: "forged", URL: tagBase + "p?epoch=99"},
