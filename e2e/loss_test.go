@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -29,33 +31,53 @@ func span(t *testing.T, logs string) (first, last int64) {
 	return first, last
 }
 
-// A member that goes down with its service running: the service is placed elsewhere after its lost_after, and at no
-// moment do two copies run, neither while the member is away nor after it is back. Time is the tasks' own.
+// A member whose power goes: the service is placed elsewhere after its lost_after. When the power is back, Nomad wants
+// the old copy again; it must not run, not even for a moment. Time is the tasks' own.
 func TestMemberLost(t *testing.T) {
-	first := runJob(t, "inference", api.AllocClientStatusRunning, "-var", "countries=FR,US")
-	logs(t, first[0], "alive")
-	lost := memberOf(t, first[0])
+	replaced(t, "jobspecs/inference.nomad.hcl", (*devpool.Cluster).PowerOff)
+}
+
+// A member whose agents die while its tasks run on, and a service that must never run twice: the old copy's own lease
+// ends it before the new one starts.
+func TestMemberLostNeverTwice(t *testing.T) {
+	spec, err := os.ReadFile(filepath.Join(shared.Root, "jobspecs", "inference.nomad.hcl"))
+	must.NoError(t, err)
+	never := strings.ReplaceAll(string(spec), `lost_after = "20s"`, `stop_on_client_after = "10s"`)
+	must.StrContains(t, never, "stop_on_client_after")
+	replaced(t, writeJob(t, never), (*devpool.Cluster).Kill)
+}
+
+// replaced runs the inference service, takes its member down, waits until the service runs on another member, brings
+// the first one back, and checks that two copies never ran at the same moment.
+func replaced(t *testing.T, jobspec string, takeDown func(*devpool.Cluster) error) {
+	t.Helper()
+	purgeAfter(t, "inference")
+	nomad(t, "job", "run", "-detach", "-var", "countries=FR,US", jobspec)
+	running, err := shared.AwaitJob(t.Context(), "inference", api.AllocClientStatusRunning, time.Minute)
+	must.NoError(t, err)
+	first := running[0]
+	logs(t, first, "alive")
+	lost := memberOf(t, first)
 	other := map[string]string{"fr-par-1": "us-nyc-1", "us-nyc-1": "fr-par-1"}[lost.Alias]
 
 	killed := time.Now()
-	must.NoError(t, lost.Kill())
+	must.NoError(t, takeDown(lost))
 	t.Cleanup(func() { reviveIfDead(t, lost) })
 	second := awaitMember(t, "inference", other, 90*time.Second)
 	t.Logf("placed on %s %s after %s was lost", other, time.Since(killed).Round(100*time.Millisecond), lost.Alias)
 	logs(t, second, "alive")
-	must.StrContains(t, nomad(t, "job", "status", "inference"), second.ID[:8])
 
 	must.NoError(t, lost.Revive(t.Context()))
 	must.NoError(t, shared.AwaitMembers(t.Context()))
 	must.NoError(t, lost.AwaitStopped(t.Context(), "inference", time.Minute))
-	survivor := awaitMember(t, "inference", other, 30*time.Second)
-	must.Eq(t, second.ID, survivor.ID)
+	must.Eq(t, second.ID, awaitMember(t, "inference", other, 30*time.Second).ID)
 
-	before, err := lost.Logs(t.Context(), first[0].ID, "server")
+	before, err := lost.Logs(t.Context(), first.ID, "server")
 	must.NoError(t, err)
 	_, lastBefore := span(t, before)
 	firstAfter, _ := span(t, nomad(t, "alloc", "logs", second.ID))
 	must.Less(t, firstAfter, lastBefore, must.Sprint("two copies ran at once"))
+	t.Logf("nobody ran the service for %s", time.Duration(firstAfter-lastBefore)*time.Millisecond)
 }
 
 // reviveIfDead brings a member back that a failed test left dead.

@@ -137,10 +137,15 @@ func (p *Pool) AwaitMembers(ctx context.Context) error {
 	})
 }
 
-// Kill kills the cluster's Nomad and member agent with SIGKILL, as a power cut would, but for its tasks: they are in
-// sandboxes that outlive their agents.
+// Kill kills the cluster's Nomad and member agent with SIGKILL. Its tasks run on: they are in sandboxes that outlive
+// their agents.
 func (c *Cluster) Kill() error {
 	return errors.Join(c.agent.kill(), c.server.kill(), c.client.kill())
+}
+
+// PowerOff kills everything of the cluster with SIGKILL, its tasks too.
+func (c *Cluster) PowerOff() error {
+	return errors.Join(c.Kill(), killBelow(c.dir))
 }
 
 // Revive starts the cluster's Nomad and its member agent again.
