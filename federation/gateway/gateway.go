@@ -18,7 +18,8 @@ type Gateway struct {
 	store    Store
 	logger   hclog.Logger
 	index    *index
-	work     *queue
+	work     *queue[jobKey]
+	look     *queue[string] // members whose nodes are to be looked at
 	started  time.Time
 
 	mu      sync.Mutex
@@ -41,7 +42,7 @@ func (k jobKey) String() string { return k.namespace + "/" + k.id }
 
 func newGateway(s settings, store Store, logger hclog.Logger) *Gateway {
 	return &Gateway{
-		settings: s, store: store, logger: logger, index: newIndex(s.now), work: newQueue(), started: s.now(),
+		settings: s, store: store, logger: logger, index: newIndex(s.now), work: newQueue[jobKey](), look: newQueue[string](), started: s.now(),
 		members: map[string]*member{}, jobs: map[jobKey]*job{}, evals: newEvalTable(), nodes: map[string]string{},
 		pulse: make(chan struct{}),
 	}
@@ -69,6 +70,9 @@ func (g *Gateway) lead(ctx context.Context, fence state.Fence) error {
 	var group sync.WaitGroup
 	for range g.settings.workers {
 		group.Go(func() { g.work.run(ctx, g.reconcile) })
+	}
+	for range nodeLookers {
+		group.Go(func() { g.look.run(ctx, g.lookAtNodes) })
 	}
 	group.Go(func() {
 		select {
@@ -178,6 +182,7 @@ func (g *Gateway) stepDown() {
 	g.leading, g.fence = false, state.Fence{}
 	g.jobs, g.evals = map[jobKey]*job{}, newEvalTable()
 	g.work.clear()
+	g.look.clear()
 	g.changed()
 	g.logger.Info("no longer leading the pool")
 }
@@ -189,6 +194,7 @@ func (g *Gateway) tick() {
 	now := g.settings.now()
 	for _, m := range g.members {
 		g.advance(m, now)
+		g.ageNodes(m, now)
 	}
 	if !g.leading {
 		return

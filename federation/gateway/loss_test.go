@@ -12,15 +12,9 @@ import (
 )
 
 // losing makes a job with a disconnect block.
-func losing(lost, stop time.Duration) *api.Job {
+func losing(lost time.Duration) *api.Job {
 	job := testJob("web", "service", 2)
-	job.TaskGroups[0].Disconnect = &api.DisconnectStrategy{}
-	if lost > 0 {
-		job.TaskGroups[0].Disconnect.LostAfter = &lost
-	}
-	if stop > 0 {
-		job.TaskGroups[0].Disconnect.StopOnClientAfter = &stop
-	}
+	job.TaskGroups[0].Disconnect = &api.DisconnectStrategy{LostAfter: &lost}
 	return job
 }
 
@@ -30,7 +24,7 @@ func losing(lost, stop time.Duration) *api.Job {
 func TestLostMember(t *testing.T) {
 	p := newPool(t, france(), japan())
 	fr, jp := p.members["fr-par-1"], p.members["jp-tyo-1"]
-	p.run(losing(time.Minute, 0))
+	p.run(losing(time.Minute))
 	must.Eq(t, map[string]int{"fr-par-1": 2}, p.live("web"))
 	p.eventually("allocations", func() bool { return len(p.gateway.members["fr-par-1"].allocs) == 2 })
 	old := p.store.set("web").Placements[0]
@@ -76,7 +70,7 @@ func (p *fakePool) memberState(alias string) string {
 // A blip is no loss: the member comes back within the job's time and everything is as it was.
 func TestBlip(t *testing.T) {
 	p := newPool(t, france(), japan())
-	p.run(losing(time.Minute, 0))
+	p.run(losing(time.Minute))
 	fr := p.members["fr-par-1"]
 	commits := fr.commitCount()
 	fr.disconnect()
@@ -92,7 +86,7 @@ func TestBlip(t *testing.T) {
 // With nobody to take over, a share stays with its silent member, which may well run it still.
 func TestLostButNobodyElseHasRoom(t *testing.T) {
 	p := newPool(t, france())
-	p.run(losing(time.Minute, 0))
+	p.run(losing(time.Minute))
 	p.members["fr-par-1"].disconnect()
 	p.pass(2 * time.Minute)
 	p.eventually("the search rests", func() bool { return !p.gateway.jobs[jobKey{"default", "web"}].heldUntil.IsZero() })

@@ -33,6 +33,7 @@ type member struct {
 	offer     *scheduler.Offer
 	sequence  uint64
 	free      []pool.NodeClass // of the offer, to see whether another one differs
+	nodes     nodeMemory
 	allocs    map[string]*api.AllocationListStub
 	byJob     map[jobKey]map[string]*api.AllocationListStub
 	summaries map[string]*api.JobSummary

@@ -31,21 +31,23 @@ type fakeMember struct {
 	cancel  context.CancelFunc
 	done    chan struct{}
 
-	sending  sync.Mutex
-	mu       sync.Mutex
-	sequence uint64
-	index    uint64
-	gpus     int // free on its only node
-	runs     map[jobKey]pool.CommitRequest
-	evals    map[jobKey]string
-	allocs   map[string]*api.AllocationListStub
-	refuse   string // reserve's answer, when set
-	broken   bool   // commands give errors
-	finish   bool   // allocations complete at once
-	reserved int
-	commits  int
-	stops    []pool.StopRequest
-	tokens   []string // of what came through the tunnel: there must be none
+	sending   sync.Mutex
+	mu        sync.Mutex
+	sequence  uint64
+	index     uint64
+	gpus      int // free on its only node
+	runs      map[jobKey]pool.CommitRequest
+	evals     map[jobKey]string
+	allocs    map[string]*api.AllocationListStub
+	refuse    string              // reserve's answer, when set
+	broken    bool                // commands give errors
+	finish    bool                // allocations complete at once
+	moreNodes []*api.NodeListStub // beside its own
+	bodies    int                 // full forms of nodes that were read
+	reserved  int
+	commits   int
+	stops     []pool.StopRequest
+	tokens    []string // of what came through the tunnel: there must be none
 }
 
 func (m *fakeMember) nodeID() string { return nodeIDOf(m.alias) }
@@ -194,10 +196,18 @@ func (m *fakeMember) handler() http.Handler {
 	mux.HandleFunc("PUT "+pool.PathStop, m.onStop)
 	mux.HandleFunc("GET "+pool.PathDial, m.onDial)
 	mux.HandleFunc("GET /v1/nodes", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, []*api.NodeListStub{{ID: m.nodeID(), Name: m.alias + "-node", Datacenter: "dc1", NodePool: "default", Status: "ready", SchedulingEligibility: "eligible", Address: "10.0.0.1"}})
+		writeJSON(w, append([]*api.NodeListStub{{
+			ID: m.nodeID(), Name: m.alias + "-node", Datacenter: "dc1", NodePool: "default", Status: "ready", SchedulingEligibility: "eligible", Address: "10.0.0.1",
+			Attributes: map[string]string{"os.name": "debian"}, NodeResources: &api.NodeResources{Memory: api.NodeMemoryResources{MemoryMB: 100000}}, ModifyIndex: 3,
+		}}, m.moreNodes...))
 	})
-	mux.HandleFunc("GET /v1/node/{id}", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, &api.Node{ID: m.nodeID(), Name: m.alias + "-node", Datacenter: "dc1", Status: "ready", Meta: map[string]string{pool.MetaMember: m.alias}, NodeResources: &api.NodeResources{}, ReservedResources: &api.NodeReservedResources{}})
+	mux.HandleFunc("GET /v1/node/{id}", func(w http.ResponseWriter, r *http.Request) {
+		m.set(func() { m.bodies++ })
+		if r.PathValue("id") != m.nodeID() {
+			http.Error(w, "node not found", http.StatusNotFound)
+			return
+		}
+		writeJSON(w, &api.Node{HTTPAddr: "10.0.0.1:4646", NodePool: "default", Attributes: map[string]string{"driver.runc": "1"}, ModifyIndex: 3, SchedulingEligibility: "eligible", ID: m.nodeID(), Name: m.alias + "-node", Datacenter: "dc1", Status: "ready", Meta: map[string]string{pool.MetaMember: m.alias}, NodeResources: &api.NodeResources{}, ReservedResources: &api.NodeReservedResources{}})
 	})
 	mux.HandleFunc("GET /v1/node/{id}/allocations", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, m.full()) })
 	mux.HandleFunc("GET /v1/client/stats", func(w http.ResponseWriter, _ *http.Request) {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sync"
 	"time"
@@ -12,12 +13,13 @@ import (
 // nodePatience bounds how long a list of nodes waits for the slowest member.
 const nodePatience = 3 * time.Second
 
-// memberNodes asks members for their nodes, all at the same time; a member that is slow or away is left out.
-func (g *Gateway) memberNodes(ctx context.Context, query string, only string) []*api.NodeListStub {
+// memberNodes asks members for their nodes, all at the same time. It also tells which of them answered: one that is slow
+// or away did not.
+func (g *Gateway) memberNodes(ctx context.Context, query string, only string) (out []*api.NodeListStub, answered map[string]bool) {
 	g.mu.Lock()
 	var aliases []string
 	for alias, m := range g.members {
-		if m.session != nil && (only == "" || only == alias) {
+		if !m.away() && (only == "" || only == alias) {
 			aliases = append(aliases, alias)
 		}
 	}
@@ -25,7 +27,7 @@ func (g *Gateway) memberNodes(ctx context.Context, query string, only string) []
 	ctx, cancel := context.WithTimeout(ctx, nodePatience)
 	defer cancel()
 	var mu sync.Mutex
-	var out []*api.NodeListStub
+	answered = map[string]bool{}
 	each(aliases, func(alias string) {
 		var nodes []*api.NodeListStub
 		err := g.get(ctx, alias, "/v1/nodes"+query, &nodes)
@@ -35,15 +37,17 @@ func (g *Gateway) memberNodes(ctx context.Context, query string, only string) []
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		out = append(out, nodes...)
+		answered[alias] = true
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		for _, node := range nodes {
-			node.Address = "" // users reach nodes through the pool only
-			g.nodes[node.ID] = alias
+			if node != nil && g.claimNode(node.ID, alias) {
+				node.Address = "" // users reach nodes through the pool only
+				out = append(out, node)
+			}
 		}
 	})
-	return out
+	return out, answered
 }
 
 // listNodes shows the nodes of all members. Whoever may read jobs in the namespace they name may see what there is to
@@ -60,8 +64,10 @@ func (g *Gateway) listNodes(w http.ResponseWriter, c *call) (any, error) {
 			query += name + "=" + (map[bool]string{true: "true", false: "false"})[v == "true"] + "&"
 		}
 	}
+	nodes, answered := g.memberNodes(c.Context(), query, c.region)
+	nodes = append(nodes, g.rememberedNodes(c, answered)...)
 	var items []listed[*api.NodeListStub]
-	for _, node := range g.memberNodes(c.Context(), query, c.region) {
+	for _, node := range nodes {
 		items = append(items, listed[*api.NodeListStub]{show: node, filter: node, id: node.ID, token: node.ID})
 	}
 	return page(w, c, items)
@@ -84,7 +90,7 @@ func (g *Gateway) nodeOwner(ctx context.Context, id string) (string, bool) {
 	if ok {
 		return alias, true
 	}
-	g.memberNodes(ctx, "?prefix="+hexOnly(id), "")
+	_, _ = g.memberNodes(ctx, "?prefix="+hexOnly(id), "")
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	alias, ok = g.nodes[id]
@@ -117,10 +123,30 @@ func (g *Gateway) nodeProxy(w http.ResponseWriter, c *call) (any, error) {
 	if !ok {
 		return nil, fail(http.StatusNotFound, "node not found")
 	}
-	return nil, g.proxy(w, c, alias)
+	if c.URL.Path == "/v1/client/stats" {
+		return nil, g.proxy(w, c, alias)
+	}
+	if node, ok := g.rememberedNode(alias, id); ok {
+		return node, nil
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), askTimeout)
+	defer cancel()
+	var node *api.Node
+	err = g.get(ctx, alias, "/v1/node/"+hexOnly(id), &node)
+	var refused *refusal
+	switch {
+	case errors.As(err, &refused) && refused.status == http.StatusNotFound, err == nil && node == nil:
+		return nil, fail(http.StatusNotFound, "node not found")
+	case err != nil:
+		return nil, fail(http.StatusBadGateway, "cannot read the node at member %s: %s", alias, err)
+	}
+	// Tools would call this address past the pool, with the user's token for whoever listens there.
+	node.HTTPAddr = ""
+	return node, nil
 }
 
-// nodeAllocs lists a node's pool allocations from memory, those of namespaces that the caller may read.
+// nodeAllocs lists a node's pool allocations, those of namespaces that the caller may read. Those of a member that does
+// not answer come from memory.
 func (g *Gateway) nodeAllocs(_ http.ResponseWriter, c *call) (any, error) {
 	err := g.canReadAny(c)
 	if err != nil {
@@ -135,7 +161,8 @@ func (g *Gateway) nodeAllocs(_ http.ResponseWriter, c *call) (any, error) {
 	var all []*api.Allocation
 	err = g.get(c.Context(), alias, "/v1/node/"+hexOnly(id)+"/allocations", &all)
 	if err != nil {
-		return nil, fail(http.StatusBadGateway, "cannot list the node's allocations at member %s: %s", alias, err)
+		g.logger.Debug("cannot list a node's allocations, answering from memory", "member", alias, "error", err)
+		all = g.rememberedAllocs(alias, id)
 	}
 	star := *c
 	star.namespace = "*"

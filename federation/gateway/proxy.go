@@ -30,7 +30,7 @@ func (g *Gateway) proxyWith(w http.ResponseWriter, c *call, alias string, modify
 		ErrorLog: g.logger.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", alias, alias
-			for _, name := range []string{"X-Nomad-Token", "Authorization", "Cookie", "Origin", "Forwarded", "X-Forwarded-For"} {
+			for _, name := range []string{"X-Nomad-Token", "Authorization", "Cookie", "Origin", "Forwarded", "X-Forwarded-For", "Accept-Encoding"} {
 				r.Out.Header.Del(name)
 			}
 			query := r.Out.URL.Query()
@@ -137,25 +137,50 @@ func (g *Gateway) getAlloc(w http.ResponseWriter, c *call) (any, error) {
 		return nil, err
 	}
 	g.mu.Lock()
-	m := g.member(alias)
-	away := m.session == nil
-	j := g.jobs[jobKey{stub.Namespace, stub.JobID}]
-	var spec *api.Job
-	if j != nil && j.record.Job != nil {
-		spec = g.spec(j)
-	}
+	away, restored := g.member(alias).away(), g.restoreAlloc(stub)
 	g.mu.Unlock()
 	if !away {
 		return nil, g.proxy(w, c, alias)
 	}
+	return restored, nil
+}
+
+// restoreAlloc makes an allocation's full form from what is remembered of it. The caller holds mu.
+func (g *Gateway) restoreAlloc(stub *api.AllocationListStub) *api.Allocation {
+	var spec *api.Job
+	if j := g.jobs[jobKey{stub.Namespace, stub.JobID}]; j != nil && j.record.Job != nil {
+		spec = g.spec(j)
+	}
 	return &api.Allocation{
 		ID: stub.ID, Namespace: stub.Namespace, EvalID: stub.EvalID, Name: stub.Name, NodeID: stub.NodeID, NodeName: stub.NodeName,
 		JobID: stub.JobID, Job: spec, TaskGroup: stub.TaskGroup, AllocatedResources: stub.AllocatedResources,
-		Resources: &api.Resources{}, Metrics: &api.AllocationMetric{},
+		Resources: asked(spec, stub.TaskGroup), Metrics: &api.AllocationMetric{},
 		DesiredStatus: stub.DesiredStatus, DesiredDescription: stub.DesiredDescription, ClientStatus: stub.ClientStatus,
 		ClientDescription: stub.ClientDescription, TaskStates: stub.TaskStates, DeploymentStatus: stub.DeploymentStatus,
 		CreateIndex: stub.CreateIndex, ModifyIndex: stub.ModifyIndex, CreateTime: stub.CreateTime, ModifyTime: stub.ModifyTime,
-	}, nil
+	}
+}
+
+// asked adds up what a group's tasks ask for; tools read these numbers without looking whether they are there.
+func asked(spec *api.Job, group string) *api.Resources {
+	cpu, memory, disk := 0, 0, 0
+	if spec != nil {
+		for _, tg := range spec.TaskGroups {
+			if deref(tg.Name) != group {
+				continue
+			}
+			if tg.EphemeralDisk != nil {
+				disk = deref(tg.EphemeralDisk.SizeMB)
+			}
+			for _, task := range tg.Tasks {
+				if task.Resources != nil {
+					cpu += deref(task.Resources.CPU)
+					memory += deref(task.Resources.MemoryMB)
+				}
+			}
+		}
+	}
+	return &api.Resources{CPU: &cpu, MemoryMB: &memory, DiskMB: &disk}
 }
 
 // stopAlloc lets a member stop and replace an allocation, and remembers whose the evaluation is that the CLI will ask

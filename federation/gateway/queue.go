@@ -5,22 +5,22 @@ import (
 	"sync"
 )
 
-// queue holds the jobs that something happened to. A job is in it once, and is given to one worker at a time: news
-// that comes while it is worked on brings it back afterwards.
-type queue struct {
+// queue holds the jobs, or other things, that something happened to. Each is in it once, and is given to one worker at a
+// time: news that comes while it is worked on brings it back afterwards.
+type queue[K comparable] struct {
 	mu      sync.Mutex
-	waiting []jobKey
-	queued  map[jobKey]bool
-	busy    map[jobKey]bool
-	again   map[jobKey]bool
+	waiting []K
+	queued  map[K]bool
+	busy    map[K]bool
+	again   map[K]bool
 	wake    chan struct{}
 }
 
-func newQueue() *queue {
-	return &queue{queued: map[jobKey]bool{}, busy: map[jobKey]bool{}, again: map[jobKey]bool{}, wake: make(chan struct{}, 1)}
+func newQueue[K comparable]() *queue[K] {
+	return &queue[K]{queued: map[K]bool{}, busy: map[K]bool{}, again: map[K]bool{}, wake: make(chan struct{}, 1)}
 }
 
-func (q *queue) add(key jobKey) {
+func (q *queue[K]) add(key K) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.busy[key] {
@@ -35,18 +35,19 @@ func (q *queue) add(key jobKey) {
 }
 
 // signal wakes one worker, which wakes the next if there is more. The caller holds mu.
-func (q *queue) signal() {
+func (q *queue[K]) signal() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (q *queue) take() (jobKey, bool) {
+func (q *queue[K]) take() (K, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.waiting) == 0 {
-		return jobKey{}, false
+		var none K
+		return none, false
 	}
 	key := q.waiting[0]
 	q.waiting = q.waiting[1:]
@@ -58,7 +59,7 @@ func (q *queue) take() (jobKey, bool) {
 	return key, true
 }
 
-func (q *queue) done(key jobKey) {
+func (q *queue[K]) done(key K) {
 	q.mu.Lock()
 	again := q.again[key]
 	delete(q.again, key)
@@ -70,7 +71,7 @@ func (q *queue) done(key jobKey) {
 }
 
 // clear forgets what waits; what is being worked on finishes.
-func (q *queue) clear() {
+func (q *queue[K]) clear() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.waiting = nil
@@ -78,8 +79,8 @@ func (q *queue) clear() {
 	clear(q.again)
 }
 
-// run works on the queue's jobs until the context ends.
-func (q *queue) run(ctx context.Context, do func(context.Context, jobKey)) {
+// run works on the queue's things until the context ends.
+func (q *queue[K]) run(ctx context.Context, do func(context.Context, K)) {
 	for {
 		select {
 		case <-ctx.Done():

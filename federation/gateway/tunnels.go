@@ -220,6 +220,7 @@ func (g *Gateway) onOffer(w http.ResponseWriter, r *http.Request) {
 	if !same {
 		m.offer, m.free, m.place, m.price = prepared, offer.Classes, offer.Place, offer.Price
 		g.retryBlocked(m.alias)
+		g.noticeNodes(m)
 	}
 	g.hear(m)
 }
@@ -274,7 +275,7 @@ func (g *Gateway) onStatus(w http.ResponseWriter, r *http.Request) {
 	}
 	for _, stub := range status.Allocations {
 		if stub != nil {
-			g.nodes[stub.NodeID] = m.alias
+			g.claimNode(stub.NodeID, m.alias)
 		}
 	}
 }
