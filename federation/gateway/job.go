@@ -144,9 +144,8 @@ func (g *Gateway) isLost(j *job, p pool.Placement, now time.Time) bool {
 func (g *Gateway) stubs(j *job) []*api.AllocationListStub {
 	var out []*api.AllocationListStub
 	for _, m := range g.members {
-		_, live := j.placementOn(m.alias)
 		for _, stub := range m.byJob[j.key] {
-			out = append(out, m.stub(stub, live))
+			out = append(out, g.shown(m, stub))
 		}
 	}
 	sortStubs(out)

@@ -222,7 +222,7 @@ func (m *fakeMember) handler() http.Handler {
 		w.Header().Set("X-Nomad-Index", "7")
 		writeJSON(w, &api.Evaluation{ID: r.PathValue("id"), Status: "complete", Type: "service", JobID: "web"})
 	})
-	mux.HandleFunc("GET /v1/evaluation/{id}/allocations", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, []any{}) })
+	mux.HandleFunc("GET /v1/evaluation/{id}/allocations", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, m.full()) })
 	mux.HandleFunc("GET /v1/client/fs/logs/{id}", m.onLogs)
 	mux.HandleFunc("GET /v1/client/fs/ls/{id}", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, []*api.AllocFileInfo{{Name: "hello.txt", Size: 6, FileMode: "-rw-r--r--"}})

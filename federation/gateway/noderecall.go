@@ -114,11 +114,7 @@ func (g *Gateway) rememberedAllocs(alias, nodeID string) []*api.Allocation {
 		if stub.NodeID != nodeID {
 			continue
 		}
-		live := false
-		if j := g.jobs[jobKey{stub.Namespace, stub.JobID}]; j != nil {
-			_, live = j.placementOn(alias)
-		}
-		out = append(out, g.restoreAlloc(m.stub(stub, live)))
+		out = append(out, g.restoreAlloc(g.shown(m, stub)))
 	}
 	slices.SortFunc(out, func(a, b *api.Allocation) int {
 		return cmp.Or(cmp.Compare(b.CreateTime, a.CreateTime), cmp.Compare(a.ID, b.ID))

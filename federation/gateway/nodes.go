@@ -163,6 +163,8 @@ func (g *Gateway) nodeAllocs(_ http.ResponseWriter, c *call) (any, error) {
 	if err != nil {
 		g.logger.Debug("cannot list a node's allocations, answering from memory", "member", alias, "error", err)
 		all = g.rememberedAllocs(alias, id)
+	} else {
+		g.renameAll(alias, all)
 	}
 	star := *c
 	star.namespace = "*"

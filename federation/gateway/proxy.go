@@ -51,11 +51,7 @@ func (g *Gateway) owner(allocID string) (alias string, stub *api.AllocationListS
 	defer g.mu.Unlock()
 	for _, m := range g.members {
 		if found := m.allocs[allocID]; found != nil {
-			live := false
-			if j := g.jobs[jobKey{found.Namespace, found.JobID}]; j != nil {
-				_, live = j.placementOn(m.alias)
-			}
-			return m.alias, m.stub(found, live), true
+			return m.alias, g.shown(m, found), true
 		}
 	}
 	return "", nil, false
@@ -110,12 +106,7 @@ func (g *Gateway) listAllocs(w http.ResponseWriter, c *call) (any, error) {
 			continue
 		}
 		for _, stub := range m.allocs {
-			j := g.jobs[jobKey{stub.Namespace, stub.JobID}]
-			live := false
-			if j != nil {
-				_, live = j.placementOn(m.alias)
-			}
-			all = append(all, m.stub(stub, live))
+			all = append(all, g.shown(m, stub))
 		}
 	}
 	g.mu.Unlock()
@@ -140,7 +131,7 @@ func (g *Gateway) getAlloc(w http.ResponseWriter, c *call) (any, error) {
 	away, restored := g.member(alias).away(), g.restoreAlloc(stub)
 	g.mu.Unlock()
 	if !away {
-		return nil, g.proxy(w, c, alias)
+		return nil, g.proxyWith(w, c, alias, rewriteBody(g.rename(alias)))
 	}
 	return restored, nil
 }
@@ -228,5 +219,5 @@ func (g *Gateway) proxyEval(w http.ResponseWriter, c *call, id string, err error
 	if err := g.canRead(c, from.namespace); err != nil {
 		return err
 	}
-	return g.proxy(w, c, from.alias)
+	return g.proxyWith(w, c, from.alias, rewriteBody(g.rename(from.alias)))
 }
