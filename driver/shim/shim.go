@@ -21,10 +21,12 @@ type shim struct {
 	pidfd  int
 	child  bool // The task's init is our own child or will be, so wait4 tells how it ended.
 	status unix.WaitStatus
-	reaped bool
+	known  bool
 	lease  lease
 	out    [2]stream
 	null   int
+	// warm is the control socket of a runtime that was started ahead of the task, or -1; warmPid is the runtime.
+	warm, warmPid int
 	// unstarted says that the task was killed while its lease held it; error, why its program never ran.
 	unstarted bool
 	error     string
@@ -32,11 +34,7 @@ type shim struct {
 
 // setUp reads what the supervisor wrote down.
 func (s *shim) setUp() error {
-	err := isolate()
-	if err != nil {
-		return wrap("set up the shim", err)
-	}
-	err = lock(filepath.Join(s.dir, "shim.lock"))
+	err := lock(filepath.Join(s.dir, "shim.lock"))
 	if err != nil {
 		return err
 	}

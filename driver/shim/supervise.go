@@ -37,6 +37,7 @@ func (s *shim) supervise() error {
 	stuck := s.group.KillAll(ctx)
 	s.drain()
 	err := record.WriteExit(s.dir, s.exit(at))
+	s.reap()
 	if err != nil {
 		return err
 	}
@@ -74,16 +75,25 @@ func (s *shim) step(pidfd int, wait time.Duration) {
 	}
 }
 
-// collect learns how the init ended: as its parent, or else by its pidfd.
+// collect learns how the init ended and leaves it a zombie until that is recorded: should the shim be killed before,
+// whoever looks next can still read the status.
 func (s *shim) collect() {
-	if s.child {
-		pid, err := unix.Wait4(s.state.Pid, &s.status, 0, nil)
-		s.reaped = err == nil && pid == s.state.Pid
+	s.status, s.known = record.ExitStatus(s.pidfd, s.state.Pid, s.state.StartTime)
+	if !s.known {
+		s.reap()
 	}
-	if s.reaped {
+}
+
+// reap takes the init's status off the kernel, if the shim is its parent.
+func (s *shim) reap() {
+	if !s.child {
 		return
 	}
-	s.status, s.reaped = record.ExitStatus(s.pidfd, s.state.Pid, s.state.StartTime)
+	var status unix.WaitStatus
+	pid, err := unix.Wait4(s.state.Pid, &status, 0, nil)
+	if err == nil && pid == s.state.Pid && !s.known {
+		s.status, s.known = status, true
+	}
 }
 
 // drain passes on the task's last output. All its writers are dead, so the streams end.
@@ -105,12 +115,12 @@ func (s *shim) drain() {
 func (s *shim) exit(at time.Time) *record.Exit {
 	exit := &record.Exit{
 		Version: record.Version, AtUnixNs: at.UnixNano(), Error: s.error,
-		LeaseExpired: s.lease.expired, Unknown: !s.reaped,
+		LeaseExpired: s.lease.expired, Unknown: !s.known,
 	}
 	for i := range s.out {
 		exit.DroppedLogBytes += s.out[i].dropped + int64(len(s.out[i].pending))
 	}
-	if s.reaped {
+	if s.known {
 		exit.FromStatus(s.status)
 	}
 	if s.error != "" {
