@@ -51,6 +51,13 @@ func (b *syncBuffer) String() string {
 
 func configFor(t *testing.T, consul *statetest.Consul, tokenFile string, ports []int) Config {
 	t.Helper()
+	config, err := LoadConfig(configFile(t, consul, tokenFile, ports, 10*time.Second))
+	must.NoError(t, err)
+	return config
+}
+
+func configFile(t *testing.T, consul *statetest.Consul, tokenFile string, ports []int, ttl time.Duration) string {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "gateway.hcl")
 	must.NoError(t, os.WriteFile(file, fmt.Appendf(nil, `
 ports {
@@ -61,13 +68,11 @@ consul {
   address      = %q
   grpc_address = %q
   token_file   = %q
-  session_ttl  = "10s"
+  session_ttl  = %q
   lock_delay   = "1ms"
 }
-`, ports[0], ports[1], consul.Address, consul.GRPCAddress, tokenFile), 0o600))
-	config, err := LoadConfig(file)
-	must.NoError(t, err)
-	return config
+`, ports[0], ports[1], consul.Address, consul.GRPCAddress, tokenFile, ttl.String()), 0o600))
+	return file
 }
 
 func startReal(t *testing.T, config Config, ports []int) *realGateway {

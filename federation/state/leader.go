@@ -90,6 +90,11 @@ func (s *Store) campaignOnce(ctx context.Context, record GatewayRecord, value []
 		Fence: Fence{Key: pool.KeyLeader, Session: session}, store: s, lost: make(chan struct{}), cancel: cancel,
 	}
 	l.group.Go(func() { l.renew(own) })
+	err = s.acquire(own, session, value)
+	if err != nil {
+		l.end()
+		return nil, err
+	}
 	lock, err := s.client.LockOpts(&api.LockOptions{
 		Key: pool.KeyLeader, Value: value, Session: session, LockWaitTime: 10 * time.Second,
 		MonitorRetries: 5, MonitorRetryTime: time.Second, LockDelay: s.config.LockDelay,
@@ -105,6 +110,37 @@ func (s *Store) campaignOnce(ctx context.Context, record GatewayRecord, value []
 	}
 	l.group.Go(func() { l.watch(own, gone) })
 	return l, nil
+}
+
+// acquireEvery is how often the lock is tried while its delay keeps it from everybody.
+const acquireEvery = 100 * time.Millisecond
+
+// acquire waits for the leader's lock and takes it. Consul's library would rest for 5 s when it is refused during the
+// lock's delay, as it always is after a leader that was killed; it finds the lock already ours and only watches it.
+func (s *Store) acquire(ctx context.Context, session string, value []byte) error {
+	index := uint64(0)
+	for {
+		options := read(ctx)
+		options.WaitIndex, options.WaitTime = index, 10*time.Second
+		pair, meta, err := s.client.KV().Get(pool.KeyLeader, options)
+		if err != nil {
+			return s.translate("wait for the leader's lock", err)
+		}
+		if pair != nil && pair.Session != "" {
+			index = meta.LastIndex
+			continue
+		}
+		entry := &api.KVPair{Key: pool.KeyLeader, Value: value, Session: session, Flags: api.LockFlagValue}
+		taken, _, err := s.client.KV().Acquire(entry, (&api.WriteOptions{}).WithContext(ctx))
+		if err != nil {
+			return s.translate("take the leader's lock", err)
+		}
+		if taken {
+			return nil
+		}
+		index = 0
+		pause(ctx, acquireEvery)
+	}
 }
 
 // renew keeps the session alive until the context ends, and ends the context if the session cannot be kept.
