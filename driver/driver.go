@@ -61,6 +61,7 @@ func (d *Driver) Shutdown() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.tools != nil {
+		d.tools.supervisor.Close()
 		err := d.tools.images.Close()
 		if err != nil {
 			d.log.Warn("cannot close the image store", "error", err)

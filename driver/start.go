@@ -80,6 +80,8 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 		return nil, nil, err
 	}
 	d.keep(h)
+	// The next task's start is prepared now that this one's no longer competes with it.
+	_ = d.spawn(s.supervisor.Warm)
 	d.log.Debug("started task", "task_id", cfg.ID, "pid", s.task.Pid(), "took", time.Since(s.began()))
 	return taskHandle, nil, nil
 }
@@ -144,7 +146,12 @@ func (s *startup) validate() error {
 
 // claimIDs makes the task's directory and gives it a range of identifiers.
 func (s *startup) claimIDs() error {
-	err := s.d.endEarlier(s.ctx, s.tools, s.cfg)
+	// While this process mounts and writes, the other processor starts programs.
+	err := s.d.spawn(func() { s.supervisor.Ready(s.ctx) })
+	if err != nil {
+		return structs.NewRecoverableError(err, true)
+	}
+	err = s.d.endEarlier(s.ctx, s.tools, s.cfg)
 	if err != nil {
 		return err
 	}

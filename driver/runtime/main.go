@@ -73,6 +73,9 @@ func run(args []string) (int, error) {
 		return exitFailed, err
 	}
 	verb, rest := global.Arg(0), global.Args()[1:]
+	if verb == "wait" {
+		return wait()
+	}
 	flags := newFlags(verb, &opts)
 	err = flags.Parse(rest)
 	if err != nil {

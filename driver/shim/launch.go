@@ -48,12 +48,16 @@ func (s *shim) args(verb string, more ...string) []string {
 	return append(append(args, more...), s.conf.ID)
 }
 
-// spawn runs the runtime with the task's stdio, and perhaps one descriptor more. One processor is enough for what it
-// does step by step, and saves threads.
+// runtimeEnv is the runtime's environment. One processor is enough for what it does step by step, and saves threads.
+func runtimeEnv() []string {
+	return []string{"GOMAXPROCS=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+}
+
+// spawn runs the runtime with the task's stdio, and perhaps one descriptor more.
 func (s *shim) spawn(args []string, extra ...uintptr) (int, error) {
 	files := append([]uintptr{uintptr(s.null), uintptr(s.out[0].taskEnd), uintptr(s.out[1].taskEnd)}, extra...)
 	pid, err := syscall.ForkExec(s.conf.Runtime, args, &syscall.ProcAttr{
-		Dir: "/", Env: []string{"GOMAXPROCS=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, Files: files,
+		Dir: "/", Env: runtimeEnv(), Files: files,
 	})
 	if err != nil {
 		return 0, wrap("run "+s.conf.Runtime, err)
@@ -63,21 +67,16 @@ func (s *shim) spawn(args []string, extra ...uintptr) (int, error) {
 
 // launchOwn runs our own runtime, which creates and starts in one process.
 func (s *shim) launchOwn() error {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return wrap("make a socket", err)
-	}
 	more := []string{"--bundle", s.dir, "--control", "3"}
 	if s.conf.CpusetCgroup != "" {
 		more = append(more, "--cpuset", s.conf.CpusetCgroup)
 	}
-	runtime, err := s.spawn(s.args("create", more...), uintptr(pair[1]))
-	_ = unix.Close(pair[1])
+	runtime, control, err := s.engage(s.args("create", more...))
 	s.closeTaskEnds()
 	if err != nil {
 		return err
 	}
-	talk := conversation{fd: pair[0]}
+	talk := conversation{fd: control}
 	pid := 0
 	text, err := talk.next("created")
 	if err == nil {
@@ -90,7 +89,7 @@ func (s *shim) launchOwn() error {
 		err = s.admit(talk.letGo)
 	}
 	// A runtime that was not told to start gives up when the socket closes.
-	_ = unix.Close(pair[0])
+	_ = unix.Close(control)
 	if err != nil {
 		s.waitChild(runtime)
 		return err
@@ -99,6 +98,21 @@ func (s *shim) launchOwn() error {
 	err = s.startedOrFailed()
 	s.waitChild(runtime)
 	return err
+}
+
+// engage has our own runtime work, the one that waits or else a new one, and returns its pid and control socket.
+func (s *shim) engage(args []string) (pid, control int, err error) {
+	pid, control, ok := s.order(args)
+	if ok {
+		return pid, control, nil
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, 0, wrap("make a socket", err)
+	}
+	pid, err = s.spawn(args, uintptr(pair[1]))
+	_ = unix.Close(pair[1])
+	return pid, pair[0], err
 }
 
 // admit starts the program, at once or when the lease says so.
@@ -189,8 +203,10 @@ func (s *shim) waitChild(pid int) unix.WaitStatus {
 // the init was about to.
 func (s *shim) becameProgram() {
 	deadline := now() + time.Second
+	// Go's own sleep would be rounded up to whole milliseconds by epoll.
+	pause := unix.Timespec{Nsec: int64(50 * time.Microsecond)}
 	for s.name() == initName && !s.ended() && now() < deadline {
-		time.Sleep(100 * time.Microsecond)
+		_ = unix.Nanosleep(&pause, nil)
 	}
 }
 

@@ -19,13 +19,20 @@ func main() {
 	debug.SetGCPercent(25)
 	syscall.Umask(0o077)
 	adopt := len(os.Args) == 3 && os.Args[1] == "--adopt"
-	if len(os.Args) != 2 && !adopt {
-		_, _ = os.Stderr.WriteString("usage: pangaea-shim [--adopt] DIRECTORY\n")
+	warm := len(os.Args) >= 3 && os.Args[1] == "--warm"
+	if len(os.Args) != 2 && !adopt && !warm {
+		_, _ = os.Stderr.WriteString("usage: pangaea-shim [--adopt] DIRECTORY | --warm RUNTIME [ARGUMENT...]\n")
 		os.Exit(2)
 	}
-	s := &shim{dir: os.Args[len(os.Args)-1], pidfd: -1}
+	s := &shim{dir: os.Args[len(os.Args)-1], pidfd: -1, warm: -1}
 	unix.CloseOnExec(statusFd)
-	err := s.setUp()
+	err := isolate()
+	if err == nil && warm {
+		err = s.awaitTask(os.Args[2:])
+	}
+	if err == nil {
+		err = s.setUp()
+	}
 	if err == nil && adopt {
 		err = s.adopt()
 	} else if err == nil {
@@ -46,13 +53,13 @@ func main() {
 func isolate() error {
 	err := os.Chdir("/")
 	if err != nil {
-		return err
+		return wrap("set up the shim", err)
 	}
 	// The sandbox's init is the runtime's child; when the runtime is gone it must become ours, or its exit
 	// code would be told to the machine's init instead.
 	err = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 	if err != nil {
-		return err
+		return wrap("set up the shim", err)
 	}
 	// Best effort: when memory is short the shim should go after the tasks. It takes CAP_SYS_RESOURCE.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-998"), 0)

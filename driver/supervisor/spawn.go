@@ -12,7 +12,6 @@ import (
 	"pangaea/driver/record"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -114,38 +113,16 @@ type shimProcess struct {
 	status  *os.File
 }
 
-// spawn starts a shim in a session of its own, with nothing of ours but the status pipe.
+// spawn starts a shim for a task.
 func (s *Supervisor) spawn(launch *record.Launch, dir string, flags ...string) (*shimProcess, error) {
 	log, err := os.OpenFile(filepath.Join(dir, shimLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the shim's log: %w", err)
 	}
 	defer log.Close()
-	read, write, err := os.Pipe()
-	if err != nil {
-		return nil, fmt.Errorf("cannot make a pipe: %w", err)
-	}
-	defer write.Close()
-	pidfd := -1
 	cmd := exec.Command(s.shimPath(launch), append(flags, dir)...)
-	cmd.Dir = "/"
-	cmd.Env = []string{"GOMAXPROCS=1"}
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{write}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd}
-	err = cmd.Start()
-	if err != nil {
-		read.Close()
-		return nil, fmt.Errorf("cannot start the shim: %w", err)
-	}
-	p, err := fromPidfd(pidfd)
-	if err != nil {
-		read.Close()
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		return nil, err
-	}
-	return &shimProcess{process: p, child: cmd, status: read}, nil
+	return startShim(cmd)
 }
 
 func (s *Supervisor) shimPath(launch *record.Launch) string {

@@ -9,6 +9,7 @@ import (
 	"pangaea/driver/record"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -27,7 +28,12 @@ const (
 const cleanTimeout = 15 * time.Second
 
 // Supervisor starts and finds tasks.
-type Supervisor struct{ conf Config }
+type Supervisor struct {
+	conf   Config
+	mu     sync.Mutex
+	spare  *spare // Or nil; guarded by mu, like closed.
+	closed bool
+}
 
 // New returns a supervisor; it does no I/O.
 func New(conf Config) *Supervisor {
@@ -43,14 +49,14 @@ func New(conf Config) *Supervisor {
 // Start runs a task and returns when the user's program runs, or why it can't. A task with a lease is
 // returned while it is still held.
 func (s *Supervisor) Start(ctx context.Context, l Launch) (*Task, error) {
-	warm, cool := context.WithCancel(ctx)
-	defer cool()
-	go cgroup.Warm(warm)
 	launch, group, err := s.prepare(l)
 	if err != nil {
 		return nil, err
 	}
-	child, err := s.spawn(launch, l.Dir)
+	child := s.hire(l.Dir)
+	if child == nil {
+		child, err = s.spawn(launch, l.Dir)
+	}
 	if err == nil {
 		err = child.started(ctx)
 	}
