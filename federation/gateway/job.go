@@ -101,7 +101,7 @@ func (j *job) lostAfter(p pool.Placement, def time.Duration) time.Duration {
 }
 
 func groupLostAfter(tg *api.TaskGroup, def time.Duration) time.Duration {
-	lost, stop := def, time.Duration(0)
+	lost, stop := time.Duration(0), time.Duration(0)
 	if old := tg.MaxClientDisconnect; old != nil { //nolint:staticcheck // members on older Nomads know no other word
 		lost = *old
 	}
@@ -117,7 +117,7 @@ func groupLostAfter(tg *api.TaskGroup, def time.Duration) time.Duration {
 		}
 	}
 	if stop == 0 {
-		return lost
+		return or(lost, def)
 	}
 	grace := time.Duration(0)
 	for _, task := range tg.Tasks {
@@ -162,6 +162,9 @@ func sortStubs(stubs []*api.AllocationListStub) {
 func (g *Gateway) status(j *job) string {
 	if j.record.Stopped {
 		return "dead"
+	}
+	if isParent(j.record.Job) {
+		return "running"
 	}
 	stubs := g.stubs(j)
 	active := slices.ContainsFunc(stubs, func(s *api.AllocationListStub) bool {
@@ -228,7 +231,7 @@ func (g *Gateway) isDone(j *job, p pool.Placement) bool {
 func (g *Gateway) summary(j *job) *api.JobSummary {
 	out := &api.JobSummary{
 		JobID: j.key.id, Namespace: j.key.namespace, Summary: map[string]api.TaskGroupSummary{},
-		Children: &api.JobChildrenSummary{}, ModifyIndex: max(j.index, 1),
+		Children: g.children(j), ModifyIndex: max(j.index, 1),
 	}
 	if j.record.Job == nil {
 		return out
@@ -265,7 +268,7 @@ func count(s *api.TaskGroupSummary, status string) {
 // queued is what a group still lacks on members.
 func (g *Gateway) queued(j *job, tg *api.TaskGroup) int {
 	kind := deref(j.record.Job.Type)
-	if j.record.Stopped || strings.HasPrefix(kind, api.JobTypeSystem) || kind == api.JobTypeSysbatch {
+	if j.record.Stopped || isParent(j.record.Job) || strings.HasPrefix(kind, api.JobTypeSystem) || kind == api.JobTypeSysbatch {
 		return 0
 	}
 	have := 0

@@ -110,6 +110,7 @@ func TestGroupLostAfter(t *testing.T) {
 		{"and its tasks need time to stop", api.TaskGroup{
 			Disconnect: &api.DisconnectStrategy{LostAfter: d(time.Second), StopOnClientAfter: d(10 * time.Second)}, Tasks: []*api.Task{{KillTimeout: d(5 * time.Second)}},
 		}, 16 * time.Second},
+		{"the stop alone", api.TaskGroup{Disconnect: &api.DisconnectStrategy{StopOnClientAfter: d(10 * time.Second)}}, 11 * time.Second},
 		{"lost_after beyond the stop", api.TaskGroup{Disconnect: &api.DisconnectStrategy{LostAfter: d(time.Hour), StopOnClientAfter: d(10 * time.Second)}}, time.Hour},
 		{"older words", api.TaskGroup{MaxClientDisconnect: d(2 * time.Minute)}, 2 * time.Minute},                      //nolint:staticcheck // they are what is tested
 		{"older words for the stop", api.TaskGroup{StopAfterClientDisconnect: d(10 * time.Minute)}, 11 * time.Minute}, //nolint:staticcheck // likewise
