@@ -142,6 +142,7 @@ func (g *Gateway) remember(key jobKey, refusals map[string]scheduler.Exclusion) 
 
 // cut makes the job that one member runs: the groups that it has a share of, with the share's counts.
 func cut(spec *api.Job, groups map[string]pool.GroupShare) *api.Job {
+	spec = undispatched(spec)
 	out := *spec
 	out.TaskGroups = nil
 	for _, tg := range spec.TaskGroups {

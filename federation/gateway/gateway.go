@@ -22,6 +22,8 @@ type Gateway struct {
 	look     *queue[string] // members whose nodes are to be looked at
 	started  time.Time
 
+	dispatching sync.Mutex // held over a dispatch with an idempotency token
+
 	mu      sync.Mutex
 	members map[string]*member
 	jobs    map[jobKey]*job

@@ -85,7 +85,13 @@ func (g *Gateway) submitOnce(c *call, key jobKey, spec *api.Job, s submission) (
 	if err != nil {
 		return nil, err
 	}
+	if before != nil && isParent(before.record.Job) != isParent(spec) {
+		return nil, fail(http.StatusBadRequest, "a parameterized job cannot become another kind of job, nor another kind parameterized: purge it first")
+	}
 	record, cas := g.nextRecord(before, spec, s)
+	if isParent(spec) {
+		record.EvalID = "" // there is nothing to place
+	}
 	index, err := g.store.PutJob(c.Context(), c.token, &record, cas)
 	if errors.Is(err, state.ErrTooLarge) && len(record.Versions) > 0 {
 		record.Versions = nil // its history is worth less than the job
@@ -97,6 +103,11 @@ func (g *Gateway) submitOnce(c *call, key jobKey, spec *api.Job, s submission) (
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	j := g.settle(key, record, index)
+	if isParent(spec) {
+		g.touch(j)
+		c.index = j.index
+		return &api.JobRegisterResponse{JobModifyIndex: *record.Job.JobModifyIndex}, nil
+	}
 	eval := g.newEval(j, s.trigger, record.EvalID)
 	g.work.add(key)
 	c.index = eval.CreateIndex
@@ -215,6 +226,9 @@ func (g *Gateway) stopJob(_ http.ResponseWriter, c *call) (any, error) {
 	index := g.index.next()
 	next.Stop, next.ModifyIndex, next.JobModifyIndex = ptr(true), ptr(index), ptr(index)
 	record.Job, record.Stopped, record.EvalID = &next, true, newID()
+	if isParent(&next) {
+		record.EvalID = ""
+	}
 	if purge {
 		err = g.store.DeleteJob(c.Context(), c.token, key.namespace, key.id, cas)
 	} else {
@@ -227,6 +241,12 @@ func (g *Gateway) stopJob(_ http.ResponseWriter, c *call) (any, error) {
 	defer g.mu.Unlock()
 	j = g.settle(key, record, cas)
 	j.known = !purge
+	if isParent(&next) { // what was dispatched from it goes on
+		g.touch(j)
+		g.work.add(key)
+		c.index = j.index
+		return &api.JobDeregisterResponse{JobModifyIndex: index}, nil
+	}
 	eval := g.newEval(j, "job-deregister", record.EvalID)
 	g.cancelBlocked(j)
 	g.work.add(key)
@@ -258,6 +278,9 @@ func (g *Gateway) evaluateJob(_ http.ResponseWriter, c *call) (any, error) {
 	j := g.jobs[key]
 	if j == nil || !j.known {
 		return nil, fail(http.StatusNotFound, "job not found")
+	}
+	if isParent(j.record.Job) {
+		return nil, fail(http.StatusBadRequest, "can't evaluate parameterized job")
 	}
 	clear(j.excluded)
 	eval := g.newEval(j, "job-eval", newID())

@@ -37,7 +37,10 @@ func (g *Gateway) plan(spec *api.Job, withDiff bool) (*planReply, error) {
 			request.Current = v.current()
 		}
 	}
-	result := scheduler.Place(request)
+	var result scheduler.Result
+	if !isParent(spec) { // nothing runs until something is dispatched
+		result = scheduler.Place(request)
+	}
 	out := &planReply{FailedTGAllocs: result.Failed, Annotations: &api.PlanAnnotations{DesiredTGUpdates: updates(spec, before, request.Current, result)}}
 	if before != nil {
 		out.JobModifyIndex = deref(before.JobModifyIndex)

@@ -36,9 +36,12 @@ func (g *Gateway) reconcile(ctx context.Context, key jobKey) {
 		return
 	}
 	var err error
-	if !v.known || v.record.Stopped {
+	switch {
+	case !v.known || v.record.Stopped:
 		err = g.halt(ctx, v)
-	} else {
+	case isParent(v.record.Job):
+		g.finish(v.key, nil)
+	default:
 		err = g.place(ctx, v)
 	}
 	if err == nil || ctx.Err() != nil {

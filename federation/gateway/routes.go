@@ -17,6 +17,7 @@ func (g *Gateway) routes() http.Handler {
 		"DELETE /v1/job/{id}":                  g.stopJob,
 		"PUT /v1/job/{id}/plan":                g.planJob,
 		"PUT /v1/job/{id}/evaluate":            g.evaluateJob,
+		"PUT /v1/job/{id}/dispatch":            g.dispatchJob,
 		"PUT /v1/job/{id}/revert":              g.revertJob,
 		"GET /v1/job/{id}/scale":               g.read(g.showScale),
 		"PUT /v1/job/{id}/scale":               g.scaleJob,

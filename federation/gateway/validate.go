@@ -41,8 +41,8 @@ func checkPool(spec *api.Job) []error {
 	if !state.ValidNamespace(deref(spec.Namespace)) {
 		errs = append(errs, fmt.Errorf("namespace %q cannot be a namespace: use letters, digits and dashes", deref(spec.Namespace)))
 	}
-	if spec.IsPeriodic() || spec.IsParameterized() {
-		errs = append(errs, errors.New("the pool does not run periodic or parameterized jobs yet: run them on one member's own Nomad"))
+	if spec.IsPeriodic() {
+		errs = append(errs, errors.New("the pool does not run periodic jobs yet: run them on one member's own Nomad"))
 	}
 	errs = append(errs, checkMeta("job", spec.Meta)...)
 	for _, tg := range spec.TaskGroups {
@@ -120,7 +120,11 @@ func (g *Gateway) prepare(c *call, spec *api.Job) (*api.Job, error) {
 			return nil, fail(http.StatusBadRequest, "no member of the pool is called %q: use a member's alias as region, or none", region)
 		}
 	}
-	spec.ParentID = ptr(deref(spec.ParentID))
+	if len(spec.Payload) > 0 {
+		return nil, fail(http.StatusBadRequest, "job can't be submitted with a payload, only dispatched")
+	}
+	// Only a dispatch makes these.
+	spec.ParentID, spec.Dispatched, spec.DispatchIdempotencyToken = ptr(""), false, nil
 	spec.Canonicalize()
 	return spec, nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -107,6 +108,27 @@ func TestRealMember(t *testing.T) {
 	must.Eq(t, 0, status, must.Sprint(output))
 	output, status = realCLI(t, g.http, user, "job", "run", file) // its name is free again
 	must.Eq(t, 0, status, must.Sprint(output))
+	dispatchReal(t, g.http, user)
+}
+
+// dispatchReal checks that what is dispatched comes to the task: its metadata, and its payload byte for byte.
+func dispatchReal(t *testing.T, address, token string) {
+	t.Helper()
+	file, input := filepath.Join(t.TempDir(), "say.nomad.hcl"), filepath.Join(t.TempDir(), "input")
+	must.NoError(t, os.WriteFile(file, []byte(saySpec), 0o600))
+	must.NoError(t, os.WriteFile(input, []byte("a \x00 \xff {{ b }}\n"), 0o600))
+	output, status := realCLI(t, address, token, "job", "run", file)
+	must.Eq(t, 0, status, must.Sprint(output))
+	output, status = realCLI(t, address, token, "job", "dispatch", "-meta", "who=me", "say", input)
+	must.Eq(t, 0, status, must.Sprint(output))
+	child := regexp.MustCompile(`say/dispatch-[^\s]+`).FindString(output)
+	deadline := time.Now().Add(30 * time.Second)
+	for status, output = 1, ""; status != 0 || !strings.Contains(output, "says"); {
+		must.True(t, time.Now().Before(deadline), must.Sprint(output))
+		time.Sleep(200 * time.Millisecond)
+		output, status = realCLI(t, address, token, "alloc", "logs", "-job", child)
+	}
+	must.StrContains(t, output, "me says\na \x00 \xff {{ b }}\n")
 }
 
 // awaitNodes waits until the member's nodes carry the pool's words.
