@@ -93,7 +93,7 @@ func (c *Cluster) stopJobs(ctx context.Context) error {
 // files.
 func removeLeftovers(ctx context.Context, dir string) error {
 	all := errors.Join(killRecorded(dir), killBelow(dir))
-	all = errors.Join(all, unmountBelow(dir), removeAllocNetns(dir), removeNetwork(ctx))
+	all = errors.Join(all, unmountBelow(dir), removeAllocNetns(dir), removeNetwork(ctx), removeRun(dir))
 	if all != nil {
 		return all
 	}
@@ -195,7 +195,8 @@ func mountsBelow(dir string) ([]string, error) {
 	scanner := bufio.NewScanner(file)
 	for scanner.Scan() {
 		fields := strings.Fields(scanner.Text())
-		if len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
+		// The driver mounts tasks' root file systems elsewhere, with their writable layer below dir.
+		if len(fields) > 4 && (strings.HasPrefix(fields[4], dir+"/") || strings.Contains(scanner.Text(), "upperdir="+dir+"/")) {
 			mounts = append(mounts, fields[4])
 		}
 	}
@@ -229,6 +230,28 @@ func removeAllocNetns(dir string) error {
 		}
 		_ = unix.Unmount(name, unix.MNT_DETACH)
 		err = errors.Join(err, os.Remove(name))
+	}
+	return err
+}
+
+// removeRun removes what the driver keeps in /run for tasks of this pool that nobody stopped: claims of user ID ranges
+// and empty mount points.
+func removeRun(dir string) error {
+	claims, err := filepath.Glob("/run/pangaea/idranges/*")
+	if err != nil {
+		return fmt.Errorf("cannot list claims of user IDs: %w", err)
+	}
+	for _, claim := range claims {
+		owner, readErr := os.Readlink(claim)
+		if readErr == nil && strings.HasPrefix(owner, dir+"/") {
+			err = errors.Join(err, os.Remove(claim))
+		}
+	}
+	for _, pattern := range []string{"/run/pangaea-rootfs/*/*/rootfs", "/run/pangaea-rootfs/*/*", "/run/pangaea-rootfs/*"} {
+		points, _ := filepath.Glob(pattern)
+		for _, point := range points {
+			_ = os.Remove(point) // fails while it is in use
+		}
 	}
 	return err
 }
