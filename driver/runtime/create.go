@@ -35,10 +35,14 @@ func create(id string, opts options) (failure error) {
 	}
 	err = container.Start(process)
 	if err == nil {
-		err = settle(id, process, opts)
+		// The shim records the init meanwhile.
+		err = control.created(process)
 	}
 	if err == nil {
-		err = control.startOnGo(container, process)
+		err = settle(spec, process, opts)
+	}
+	if err == nil {
+		err = control.startOnGo(container)
 	}
 	if err != nil {
 		_ = process.Signal(os.Kill)
@@ -83,19 +87,22 @@ func prepare(id string, spec *specs.Spec, opts options) (*libcontainer.Container
 }
 
 // settle does what must be done between create and start: the cpuset and the pid file.
-func settle(id string, process *libcontainer.Process, opts options) error {
+func settle(spec *specs.Spec, process *libcontainer.Process, opts options) error {
 	pid, err := process.Pid()
 	if err != nil {
 		return err
 	}
 	if opts.cpuset != "" {
 		err = joinCpuset(opts.cpuset, pid)
-		if err == nil {
-			err = forgetCpuset(filepath.Join(opts.root, id, "state.json"))
-		}
 		if err != nil {
 			return err
 		}
+		group, err := cgroup.New(spec.Linux.CgroupsPath)
+		if err != nil {
+			return err
+		}
+		// It is empty now. If it stays it goes with the task's other cgroups.
+		_ = os.Remove(group.Dir("cpuset"))
 	}
 	if opts.pidFile == "" {
 		return nil
@@ -113,8 +120,9 @@ func joinCpuset(dir string, pid int) error {
 	return nil
 }
 
-// forgetCpuset takes the cpuset of the task's own out of libcontainer's state, so that exec does not put its
-// processes there: they stay in the one that the exec command itself has joined.
+// forgetCpuset takes the cpuset of the task's own, which settle has removed, out of libcontainer's state, so that exec
+// does not put its processes there: they stay in the one that the exec command itself has joined. It is done before
+// an exec, since it takes a twentieth of a start.
 func forgetCpuset(stateFile string) error {
 	var state map[string]json.RawMessage
 	err := readJSON(stateFile, &state)
@@ -126,25 +134,39 @@ func forgetCpuset(stateFile string) error {
 	if err != nil {
 		return fmt.Errorf("cannot decode the sandbox's state: %w", err)
 	}
-	own := paths["cpuset"]
+	if paths["cpuset"] == "" {
+		return nil
+	}
 	delete(paths, "cpuset")
 	state["cgroup_paths"], err = json.Marshal(paths)
 	if err != nil {
 		return err
 	}
 	data, err := json.Marshal(state)
-	if err != nil {
-		return err
-	}
-	err = os.WriteFile(stateFile+".new", data, 0o600)
 	if err == nil {
-		err = os.Rename(stateFile+".new", stateFile)
+		err = replaceFile(stateFile, data)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write the sandbox's state: %w", err)
 	}
-	_ = os.Remove(own)
 	return nil
+}
+
+// replaceFile replaces a file whole, also when several do so at once.
+func replaceFile(path string, data []byte) error {
+	file, err := os.CreateTemp(filepath.Dir(path), ".new-")
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(data)
+	err = errors.Join(err, file.Close())
+	if err == nil {
+		err = os.Rename(file.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(file.Name())
+	}
+	return err
 }
 
 // control is the conversation with the shim over one socket, in lines: we say "created" and the init's pid, it says
@@ -163,9 +185,7 @@ func (c control) say(word, text string) error {
 	return err
 }
 
-// startOnGo starts the sandbox's program when the shim says so. A shim that dies instead closes the socket, and
-// the sandbox is never started: nothing runs that is not recorded.
-func (c control) startOnGo(container *libcontainer.Container, process *libcontainer.Process) error {
+func (c control) created(process *libcontainer.Process) error {
 	if c.file == nil {
 		return nil
 	}
@@ -173,12 +193,17 @@ func (c control) startOnGo(container *libcontainer.Container, process *libcontai
 	if err != nil {
 		return err
 	}
-	err = c.say("created", strconv.Itoa(pid))
-	if err != nil {
-		return err
+	return c.say("created", strconv.Itoa(pid))
+}
+
+// startOnGo starts the sandbox's program when the shim says so. A shim that dies instead closes the socket, and
+// the sandbox is never started: nothing runs that is not recorded.
+func (c control) startOnGo(container *libcontainer.Container) error {
+	if c.file == nil {
+		return nil
 	}
 	word := make([]byte, 2)
-	_, err = io.ReadFull(c.file, word)
+	_, err := io.ReadFull(c.file, word)
 	if err != nil || string(word) != "go" {
 		return errors.New("the shim did not let the sandbox start")
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -24,6 +25,9 @@ func execIn(id string, opts options) (int, error) {
 	if opts.cpuset != "" {
 		// The process is a child of this one and starts in its cpuset.
 		err = joinCpuset(opts.cpuset, os.Getpid())
+		if err == nil {
+			err = forgetCpuset(filepath.Join(opts.root, id, "state.json"))
+		}
 		if err != nil {
 			return exitFailed, err
 		}

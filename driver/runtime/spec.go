@@ -52,6 +52,7 @@ func loadSpec(bundle string) (*specs.Spec, error) {
 		return nil, err
 	}
 	restrict(spec.Process)
+	trim(spec.Linux.Seccomp)
 	return spec, nil
 }
 
