@@ -146,7 +146,13 @@ func undispatched(spec *api.Job) *api.Job {
 		group := *tg
 		group.Tasks = nil
 		for _, task := range tg.Tasks {
-			group.Tasks = append(group.Tasks, withPayload(task, spec.Payload))
+			own := *withPayload(task, spec.Payload)
+			own.Env = maps.Clone(task.Env)
+			if own.Env == nil {
+				own.Env = map[string]string{}
+			}
+			own.Env["NOMAD_JOB_PARENT_ID"] = deref(spec.ParentID) // a server sets it for what it dispatched itself
+			group.Tasks = append(group.Tasks, &own)
 		}
 		out.TaskGroups = append(out.TaskGroups, &group)
 	}

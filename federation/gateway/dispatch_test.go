@@ -55,6 +55,7 @@ func TestDispatch(t *testing.T) {
 	must.SliceEmpty(t, given.Payload)
 	task := given.TaskGroups[0].Tasks[0]
 	must.Nil(t, task.DispatchPayload)
+	must.Eq(t, map[string]string{"NOMAD_JOB_PARENT_ID": "say"}, task.Env)
 	must.Len(t, 1, task.Templates)
 	must.Eq(t, "local/in/put.txt", *task.Templates[0].DestPath)
 	must.Eq(t, `{{ "aGVsbG8gAP8ge3sgd29ybGQgfX0=" | base64Decode }}`, *task.Templates[0].EmbeddedTmpl)
@@ -175,7 +176,7 @@ job "say" {
       dispatch_payload { file = "input" }
       config {
         command = "/bin/sh"
-        args    = ["-c", "echo $NOMAD_META_who says; cat local/input"]
+        args    = ["-c", "echo $NOMAD_META_who says in $NOMAD_JOB_PARENT_ID; cat local/input"]
       }
       resources {
         cpu    = 10

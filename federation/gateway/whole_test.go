@@ -128,7 +128,7 @@ func dispatchReal(t *testing.T, address, token string) {
 		time.Sleep(200 * time.Millisecond)
 		output, status = realCLI(t, address, token, "alloc", "logs", "-job", child)
 	}
-	must.StrContains(t, output, "me says\na \x00 \xff {{ b }}\n")
+	must.StrContains(t, output, "me says in say\na \x00 \xff {{ b }}\n")
 }
 
 // awaitNodes waits until the member's nodes carry the pool's words.
