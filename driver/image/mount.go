@@ -87,7 +87,7 @@ func (s *Store) reserve(r MountRequest, ids rootfs.Range) (*rootfs.Overlay, erro
 		return nil, err
 	}
 	o := &rootfs.Overlay{
-		LayersDir: s.path("layers"), Layers: lowers(r.Image.Layers), Scratch: dir, IDs: ids,
+		LayersDir: s.path("layers"), Layers: lowers(r.Image.Layers), Scratch: dir, IDs: ids, Spaces: &s.spaces,
 		Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"),
 		Target: filepath.Join(s.rootfsDir(r.ID), "rootfs"),
 	}

@@ -28,6 +28,7 @@ type Store struct {
 	boot   string
 	client *registry.Client
 	lock   *os.File // shared while the store is open; GC wants it alone
+	spaces rootfs.Spaces
 
 	// mu keeps GC, which holds it for writing, from deleting what a mount or a pull is about to refer to.
 	mu sync.RWMutex
@@ -174,6 +175,7 @@ func (s *Store) Close() error {
 	s.stop()
 	s.wg.Wait()
 	s.client.Close()
+	s.spaces.Close()
 	for _, dir := range []string{s.view, viewsDir} {
 		_ = unix.Rmdir(dir) // fails while there are mounts, or other stores
 	}

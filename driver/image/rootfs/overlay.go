@@ -20,6 +20,7 @@ type Overlay struct {
 	Target    string   // an empty directory
 	Scratch   string   // a directory that only root may enter, for kernels before 6.13
 	IDs       Range
+	Spaces    *Spaces // remembers user namespaces; may be nil
 }
 
 const (
@@ -55,7 +56,7 @@ func (o *Overlay) lowerTree() (int, error) {
 		fd, err := unix.Open(o.LayersDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		return fd, os.NewSyscallError("open", err)
 	}
-	ns, err := Userns(o.IDs)
+	ns, err := o.Spaces.open(o.IDs)
 	if err != nil {
 		return -1, err
 	}
