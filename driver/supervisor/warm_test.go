@@ -59,11 +59,11 @@ func TestRootWarm(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			b := b.on(t)
 			victim := tc.kill(b.waiting())
+			pidfd, err := unix.PidfdOpen(victim, 0)
+			must.NoError(t, err)
+			t.Cleanup(func() { must.NoError(t, unix.Close(pidfd)) })
 			must.NoError(t, unix.Kill(victim, unix.SIGKILL))
-			eventually(t, "it is dead", func() bool {
-				stat, err := os.ReadFile("/proc/" + strconv.Itoa(victim) + "/stat")
-				return err != nil || strings.Contains(string(stat), ") Z ")
-			})
+			eventually(t, "all its threads are dead", func() bool { return ended(pidfd) })
 			must.Eq(t, 11, b.run(b.launch("/bin/sh", "-c", "exit 11")).Code)
 		})
 	}
