@@ -5,10 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"pangaea/driver/supervisor"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"pangaea/driver/supervisor"
 )
 
 // maxExecOutput bounds what a script check may say: it is kept in memory and goes into a health status.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"pangaea/e2e/nvmlsim"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +12,8 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+
+	"pangaea/e2e/nvmlsim"
 )
 
 // simulated is a driver installation with three GPUs. There is one for all tests: a process that has bound NVML's

@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"pangaea/driver/supervisor"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"pangaea/driver/supervisor"
 )
 
 // handle is a task that the driver knows: started or recovered, running or ended.

@@ -3,12 +3,13 @@ package driver
 import (
 	"bufio"
 	"os"
-	"pangaea/driver/sandbox"
 	"runtime"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/sandbox"
 )
 
 func hostCPUs() int { return runtime.NumCPU() }

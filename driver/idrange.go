@@ -4,11 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"pangaea/driver/sandbox"
 	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/sandbox"
 )
 
 // idRanges hands out ranges of 65,536 user identifiers, so that no two live tasks of this host share one, whichever

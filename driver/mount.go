@@ -2,8 +2,6 @@ package driver
 
 import (
 	"fmt"
-	"pangaea/driver/sandbox"
-	"pangaea/driver/supervisor"
 	"path"
 	"path/filepath"
 	"slices"
@@ -14,6 +12,9 @@ import (
 	"github.com/hashicorp/nomad/client/allocdir"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/sandbox"
+	"pangaea/driver/supervisor"
 )
 
 // minLeaseTTL leaves the writer of a lease time for one hiccup.

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"pangaea/driver/sandbox"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -15,6 +14,8 @@ import (
 	"github.com/hashicorp/nomad/drivers/shared/resolvconf"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/sandbox"
 )
 
 // joinNetwork decides on the task's network: that of its group, if Nomad made one; the host's, if the job asks and the

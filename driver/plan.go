@@ -2,14 +2,15 @@ package driver
 
 import (
 	"fmt"
-	"pangaea/driver/gpu"
-	"pangaea/driver/sandbox"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"pangaea/driver/gpu"
+	"pangaea/driver/sandbox"
 )
 
 const cpuPeriod = 100_000 // microseconds

@@ -2,7 +2,6 @@ package driver
 
 import (
 	"os"
-	"pangaea/driver/sandbox"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,6 +10,8 @@ import (
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"pangaea/driver/sandbox"
 )
 
 func TestCommand(t *testing.T) {

@@ -2,11 +2,12 @@ package driver
 
 import (
 	"fmt"
-	"pangaea/driver/image"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"pangaea/driver/image"
 )
 
 const (

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"pangaea/driver/record"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"pangaea/driver/record"
 )
 
 // recoverGrace is how long after the start of the plugin its client may still come to recover tasks.

@@ -3,13 +3,14 @@ package driver
 import (
 	"fmt"
 	"math"
-	"pangaea/driver/sandbox"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
+
+	"pangaea/driver/sandbox"
 )
 
 // settings is the operator's configuration, understood. A bad option leaves its default and a problem: the plugin

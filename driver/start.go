@@ -5,15 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"pangaea/driver/gpu"
-	"pangaea/driver/image"
-	"pangaea/driver/sandbox"
-	"pangaea/driver/supervisor"
 	"slices"
 	"time"
 
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"pangaea/driver/gpu"
+	"pangaea/driver/image"
+	"pangaea/driver/sandbox"
+	"pangaea/driver/supervisor"
 )
 
 // startup is a task on its way: what the steps have made so far, and how to undo it.

@@ -2,11 +2,12 @@ package driver
 
 import (
 	"context"
-	"pangaea/driver/supervisor"
 	"time"
 
 	"github.com/hashicorp/nomad/client/lib/cpustats"
 	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"pangaea/driver/supervisor"
 )
 
 // minStatsInterval keeps a caller's zero from becoming a busy loop.

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"pangaea/driver/supervisor"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/supervisor"
 )
 
 // destroyTimeout bounds the removal of a task: what takes longer is stuck in the kernel, and the sweep tries again.

@@ -3,11 +3,12 @@ package driver
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+
 	"pangaea/driver/gpu"
 	"pangaea/driver/image"
 	"pangaea/driver/sandbox"
 	"pangaea/driver/supervisor"
-	"path/filepath"
 )
 
 // Names of the sibling programs.

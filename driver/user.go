@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"pangaea/driver/sandbox"
 	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/sandbox"
 )
 
 // maxAccountFile bounds what is read of an image's user database.

@@ -23,10 +23,10 @@ func nomad(t *testing.T, args ...string) string {
 }
 
 // runJob runs a jobspec through the gateway, waits for its allocations, and purges the job when the test ends.
-func runJob(t *testing.T, job, status string, args ...string) []*devpool.Allocation {
+func runJob(t *testing.T, job, status string) []*devpool.Allocation {
 	t.Helper()
 	purgeAfter(t, job)
-	nomad(t, append(append([]string{"job", "run", "-detach"}, args...), "jobspecs/"+job+".nomad.hcl")...)
+	nomad(t, "job", "run", "-detach", "jobspecs/"+job+".nomad.hcl")
 	allocations, err := shared.AwaitJob(t.Context(), job, status, 2*time.Minute)
 	must.NoError(t, err)
 	return allocations

@@ -3,11 +3,12 @@ package gpu
 import (
 	"context"
 	"os"
-	"pangaea/e2e/nvmlsim"
 	"path/filepath"
 	"testing"
 
 	"github.com/shoenig/test/must"
+
+	"pangaea/e2e/nvmlsim"
 )
 
 func TestGrants(t *testing.T) {

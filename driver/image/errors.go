@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"pangaea/driver/image/archive"
-	"pangaea/driver/image/layer"
-	"pangaea/driver/image/registry"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/image/archive"
+	"pangaea/driver/image/layer"
+	"pangaea/driver/image/registry"
 )
 
 // What a pull or a mount may fail with, besides the kinds of the packages below.

@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"pangaea/driver/image/layer"
 	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/image/layer"
 )
 
 // layerMeta lies beside a layer's tree.

@@ -5,13 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"pangaea/driver/image/rootfs"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/image/rootfs"
 )
 
 // mountRecord is a task's reference on its image. It is written before the mount and deleted after it.

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"pangaea/driver/image/layer"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
+
+	"pangaea/driver/image/layer"
 )
 
 // Pull makes sure that the store has the image and describes it. Callers who want the same image share

@@ -5,12 +5,13 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
-	"pangaea/driver/image/registry"
 	"path"
 	"path/filepath"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
+
+	"pangaea/driver/image/registry"
 )
 
 // reference is a parsed image reference: at a registry, or a path on this host.

@@ -6,13 +6,14 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"pangaea/driver/image/archive"
-	"pangaea/driver/image/layer"
-	"pangaea/driver/image/registry"
 	"runtime"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"pangaea/driver/image/archive"
+	"pangaea/driver/image/layer"
+	"pangaea/driver/image/registry"
 )
 
 const (

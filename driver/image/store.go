@@ -9,14 +9,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"pangaea/driver/image/registry"
-	"pangaea/driver/image/rootfs"
 	"path/filepath"
 	"strings"
 	"sync"
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/image/registry"
+	"pangaea/driver/image/rootfs"
 )
 
 // Store is the image store; its methods are safe for concurrent use.

@@ -4,12 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"pangaea/driver/image/rootfs"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/image/rootfs"
 )
 
 // Unmount takes a task's root file system down, deletes its writable layer and drops its reference on the

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"pangaea/driver/cgroup"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,6 +15,8 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"pangaea/driver/cgroup"
 )
 
 // killTimeout bounds how long leftovers of an earlier run may take to die.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"os"
-	"pangaea/driver/sandbox"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +13,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/shoenig/test/must"
 	"pgregory.net/rapid"
+
+	"pangaea/driver/sandbox"
 )
 
 func plain() sandbox.Task {

@@ -2,14 +2,15 @@ package main
 
 import (
 	"os"
-	"pangaea/driver/cgroup"
-	"pangaea/driver/record"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/cgroup"
+	"pangaea/driver/record"
 )
 
 // shim is the supervision of one task.

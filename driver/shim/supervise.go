@@ -2,11 +2,12 @@ package main
 
 import (
 	"context"
-	"pangaea/driver/record"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/record"
 )
 
 const (

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"pangaea/driver/cgroup"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -20,6 +19,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/cgroup"
 )
 
 // hostBase is the first host id of the tests' user namespaces.

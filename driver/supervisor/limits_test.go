@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"os"
-	"pangaea/driver/cgroup"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,6 +10,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/cgroup"
 )
 
 func TestRootOOM(t *testing.T) {

@@ -3,8 +3,9 @@ package supervisor
 import (
 	"context"
 	"os/exec"
-	"pangaea/driver/record"
 	"path/filepath"
+
+	"pangaea/driver/record"
 )
 
 // runtimeCommand is a command of the runtime that a task was started with; after an upgrade the program may lie

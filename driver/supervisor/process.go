@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"pangaea/driver/record"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/record"
 )
 
 // process is a process held by a pidfd, which the Go runtime's poller waits for: no thread sleeps per task.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"pangaea/driver/record"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -18,6 +17,8 @@ import (
 
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/record"
 )
 
 // standInEnv makes this test program a stand-in for the plugin, so that a test can kill it.

@@ -8,13 +8,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"pangaea/driver/cgroup"
-	"pangaea/driver/record"
 	"path/filepath"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/cgroup"
+	"pangaea/driver/record"
 )
 
 // prepare checks a launch and writes the bundle and the launch record.

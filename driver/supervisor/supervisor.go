@@ -5,14 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"pangaea/driver/cgroup"
-	"pangaea/driver/record"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"pangaea/driver/cgroup"
+	"pangaea/driver/record"
 )
 
 // Names in a task's directory besides the records.

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"pangaea/driver/cgroup"
-	"pangaea/driver/record"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/cgroup"
+	"pangaea/driver/record"
 )
 
 // maxAdoptions bounds how often a task gets a new shim.

@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"pangaea/driver/cgroup"
 	"strings"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/cgroup"
 )
 
 // spare is a shim, with a runtime of its own, that waits to be told its task.

@@ -4,9 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"pangaea/e2e/devpool"
 	"slices"
 	"time"
+
+	"pangaea/e2e/devpool"
 )
 
 // rounds is how often each side of a comparison runs; the sides take turns.

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"pangaea/e2e/devpool"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+
+	"pangaea/e2e/devpool"
 )
 
 // demo runs every job of jobspecs/ through the gateway with the unmodified nomad CLI and shows where it landed.

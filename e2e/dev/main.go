@@ -9,9 +9,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"pangaea/e2e/devpool"
 	"path/filepath"
 	"syscall"
+
+	"pangaea/e2e/devpool"
 )
 
 const usage = `Usage: dev [-bin DIR] demo | dev | bench

@@ -5,14 +5,15 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"pangaea/e2e/devpool"
-	"pangaea/e2e/registry"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+
+	"pangaea/e2e/devpool"
+	"pangaea/e2e/registry"
 )
 
 // busybox is Debian's static busybox: the same program for every driver.

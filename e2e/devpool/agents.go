@@ -7,12 +7,13 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"pangaea/federation/state"
 	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+
+	"pangaea/federation/state"
 )
 
 const gatewayConfig = `

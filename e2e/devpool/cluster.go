@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"pangaea/e2e/nvmlsim"
 	"path/filepath"
 
 	"github.com/hashicorp/nomad/api"
+
+	"pangaea/e2e/nvmlsim"
 )
 
 // Member describes one member of the pool to start.

@@ -9,9 +9,10 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"pangaea/federation/state"
 	"path/filepath"
 	"time"
+
+	"pangaea/federation/state"
 )
 
 // consul is the pool's Consul: one server with ACLs on, deny by default, and its built-in CA.

@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"pangaea/e2e/nvmlsim"
-	"pangaea/e2e/registry"
-	"pangaea/federation/state"
 	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
+
+	"pangaea/e2e/nvmlsim"
+	"pangaea/e2e/registry"
+	"pangaea/federation/state"
 )
 
 // Countries is the pool of the demo: three members in three countries with GPUs of three models.

@@ -5,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"pangaea/e2e/nvmlsim"
 	"path/filepath"
+
+	"pangaea/e2e/nvmlsim"
 )
 
 // realDriver is there when the machine has an NVIDIA kernel driver.
