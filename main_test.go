@@ -1,0 +1,49 @@
+package main
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/shoenig/test/must"
+)
+
+func TestPick(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		argv []string
+		role string
+		args []string
+	}{
+		{"a plugin by its link's name", []string{"/opt/nomad/plugins/pangaea-driver"}, "driver", []string{}},
+		{"another, with arguments", []string{"pangaea-device", "x"}, "device", []string{"x"}},
+		{"a command", []string{"/usr/bin/pangaea", "member", "-config", "f"}, "member", []string{"-config", "f"}},
+		{"nothing", []string{"pangaea"}, "", nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			role, args := pick(c.argv)
+			must.Eq(t, c.role, role)
+			must.Eq(t, c.args, args)
+		})
+	}
+}
+
+func TestRun(t *testing.T) {
+	for _, c := range []struct {
+		role   string
+		status int
+		out    string
+		err    string
+	}{
+		{"version", 0, "Pangaea dev", ""},
+		{"-h", 0, "Usage: pangaea", ""},
+		{"", 2, "", "Usage: pangaea"},
+		{"drvier", 2, "", "Usage: pangaea"},
+	} {
+		t.Run("pangaea "+c.role, func(t *testing.T) {
+			var out, err bytes.Buffer
+			must.Eq(t, c.status, run(c.role, nil, &out, &err))
+			must.StrContains(t, out.String(), c.out)
+			must.StrContains(t, err.String(), c.err)
+		})
+	}
+}
