@@ -26,18 +26,7 @@ func main() {
 	}
 	s := &shim{dir: os.Args[len(os.Args)-1], pidfd: -1, warm: -1}
 	unix.CloseOnExec(statusFd)
-	err := isolate()
-	if err == nil && warm {
-		err = s.awaitTask(os.Args[2:])
-	}
-	if err == nil {
-		err = s.setUp()
-	}
-	if err == nil && adopt {
-		err = s.adopt()
-	} else if err == nil {
-		err = s.launch()
-	}
+	err := s.begin(adopt, warm)
 	if err != nil {
 		s.report("error " + err.Error())
 		os.Exit(1)
@@ -47,6 +36,24 @@ func main() {
 		_, _ = os.Stderr.WriteString("pangaea-shim: " + err.Error() + "\n")
 		os.Exit(1)
 	}
+}
+
+// begin starts a task, at once or when one comes, or adopts one that runs.
+func (s *shim) begin(adopt, warm bool) error {
+	err := isolate()
+	if err == nil && warm {
+		err = s.awaitTask(os.Args[2:])
+	}
+	if err == nil {
+		err = s.setUp()
+	}
+	if err == nil && adopt {
+		return s.adopt()
+	}
+	if err == nil {
+		err = s.launch()
+	}
+	return err
 }
 
 // isolate makes this process independent of whoever started it.

@@ -20,7 +20,7 @@ func (s *shim) awaitTask(runtime []string) error {
 	if err != nil {
 		return wrap("make a socket", err)
 	}
-	pid, err := syscall.ForkExec(runtime[0], append(runtime, "wait"), &syscall.ProcAttr{
+	pid, err := syscall.ForkExec(runtime[0], append(runtime, "wait"), &syscall.ProcAttr{ //nolint:gosec // the supervisor names the runtime
 		Dir: "/", Env: runtimeEnv(), Files: []uintptr{1, 1, 2, uintptr(pair[1])},
 	})
 	_ = unix.Close(pair[1])
