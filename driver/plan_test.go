@@ -59,8 +59,8 @@ func TestResolveUser(t *testing.T) {
 	must.NoError(t, os.MkdirAll(filepath.Join(root, "etc"), 0o755))
 	// An absolute link means a place in the image.
 	must.NoError(t, os.Symlink("/real/passwd", filepath.Join(root, "etc/passwd")))
-	must.NoError(t, os.WriteFile(filepath.Join(root, "real/passwd"), []byte("garbage\nroot:x:0:0::\nalice:x:1000:1001::\nbad:x:-1:0\n"), 0o644))
-	must.NoError(t, os.WriteFile(filepath.Join(root, "etc/group"), []byte("staff:x:1001:alice\nextra:x:1002:bob,alice\n"), 0o644))
+	must.NoError(t, os.WriteFile(filepath.Join(root, "real/passwd"), []byte("garbage\nroot:x:0:0::\nalice:x:1000:1001::\nbad:x:-1:0\n4000:x:0:0::\n"), 0o644))
+	must.NoError(t, os.WriteFile(filepath.Join(root, "etc/group"), []byte("staff:x:1001:alice\nextra:x:1002:bob,alice\n4000:x:0:\n"), 0o644))
 	cases := []struct {
 		spec string
 		want sandbox.User
@@ -72,6 +72,9 @@ func TestResolveUser(t *testing.T) {
 		{"7", sandbox.User{UID: 7}, ""},
 		{"7:extra", sandbox.User{UID: 7, GID: 1002}, ""},
 		{"alice:0", sandbox.User{UID: 1000}, ""},
+		// A number is never a name (CVE-2016-3697): the image would turn the job's plain user into root.
+		{"4000", sandbox.User{UID: 4000}, ""},
+		{"4000:4000", sandbox.User{UID: 4000, GID: 4000}, ""},
 		{"bob", sandbox.User{}, "no such user"},
 		{"bad", sandbox.User{}, "no such user"},
 		{"alice:nogroup", sandbox.User{}, "no such group"},

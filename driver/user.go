@@ -70,11 +70,12 @@ func groupsOf(groups []account, u account) []uint32 {
 	return ids
 }
 
-// find looks a name or number up; a number that is not listed stands for itself.
+// find looks a name or number up; a number that is not listed stands for itself. A number is never looked up as a name:
+// the image could make its user "1000" root (CVE-2016-3697).
 func find(list []account, name string) (a account, known bool, err error) {
 	number, numErr := strconv.ParseUint(name, 10, 32)
 	for _, a := range list {
-		if a.name == name || (numErr == nil && uint64(a.id) == number) {
+		if (numErr != nil && a.name == name) || (numErr == nil && uint64(a.id) == number) {
 			return a, true, nil
 		}
 	}
