@@ -165,7 +165,8 @@ func hostsFile(extra []string, own string) (string, error) {
 	for _, entry := range extra {
 		host, address, ok := strings.Cut(entry, ":")
 		ip, err := netip.ParseAddr(strings.Trim(address, "[]"))
-		if !ok || err != nil || !name.MatchString(host) {
+		// A zone (fe80::1%eth0) may hold anything, and names an interface that the task does not have.
+		if !ok || err != nil || ip.Zone() != "" || !name.MatchString(host) {
 			return "", fmt.Errorf("cannot read extra_hosts entry %q: write it like name:192.0.2.1", entry)
 		}
 		fmt.Fprintf(&b, "%s %s\n", ip, host)

@@ -60,7 +60,7 @@ func TestHostsFile(t *testing.T) {
 	text, err := hostsFile([]string{"six:[2001:db8::1]"}, "127.0.1.1 me")
 	must.NoError(t, err)
 	must.Eq(t, "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 me\n2001:db8::1 six\n", text)
-	for _, bad := range []string{"a", "a:b", ":1.2.3.4", "a b:1.2.3.4", "a:1.2.3.4 b", "-a:1.2.3.4"} {
+	for _, bad := range []string{"a", "a:b", ":1.2.3.4", "a b:1.2.3.4", "a:1.2.3.4 b", "-a:1.2.3.4", "a:fe80::1%\n6.6.6.6 registry", "a:fe80::1%eth0"} {
 		_, err := hostsFile([]string{bad}, "127.0.1.1 me")
 		must.Error(t, err, must.Sprint(bad))
 	}
