@@ -239,6 +239,7 @@ func TestOwnerFirst(t *testing.T) {
 	must.NoError(t, os.MkdirAll(proc+"/77", 0o755))
 	must.NoError(t, os.WriteFile(proc+"/77/comm", []byte("cyberpunk\n"), 0o644))
 	must.NoError(t, os.WriteFile(proc+"/77/cgroup", []byte("0::/user.slice\n"), 0o644))
+	must.NoError(t, os.WriteFile(proc+"/77/stat", []byte("77 (cyberpunk) S 1 77 77 0 -1 4194560 0\n"), 0o644))
 	must.Eq(t, allWell(r.state), r.round().health())
 	r.state.GPUs[0].Processes = []nvmlsim.Process{{Kind: "graphics", PID: 77}}
 	r.write()

@@ -1,6 +1,7 @@
 package owner
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -52,8 +53,32 @@ func process(t *testing.T, proc string, pid int, comm, cgroup, environ string) {
 	t.Helper()
 	dir := filepath.Join(proc, strconv.Itoa(pid))
 	must.NoError(t, os.MkdirAll(dir, 0o755))
-	for name, text := range map[string]string{"comm": comm + "\n", "cgroup": cgroup, "environ": environ} {
+	for name, text := range map[string]string{"comm": comm + "\n", "cgroup": cgroup, "environ": environ, "stat": stat(comm, 0x400000)} {
 		must.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
+	}
+}
+
+// stat is what /proc shows of a process with these flags of the kernel's.
+func stat(comm string, flags int) string {
+	return fmt.Sprintf("42 (%s) S 1 42 42 0 -1 %d 0 0\n", comm, flags)
+}
+
+// A task's process that is ending has left its cgroup on v1 and has no environment any more; a GPU's memory takes
+// seconds to free. It must not pass for the owner's, who would get the GPU and have the task's node evicted.
+func TestForeignIsNotWhatEnds(t *testing.T) {
+	cases := []struct{ name, stat, want string }{
+		{"runs", stat("python", 0x400000), "python (42)"},
+		{"ends", stat("python", 0x400004), ""},
+		{"a name that looks like fields", stat("a) S 1 1 1 1 1 4 (b", 0x400000), "python (42)"},
+		{"gone", "", ""},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			proc := t.TempDir()
+			process(t, proc, 42, "python", "12:devices:/\n", "")
+			must.NoError(t, os.WriteFile(filepath.Join(proc, "42", "stat"), []byte(c.stat), 0o644))
+			must.Eq(t, c.want, Host{Proc: proc}.Foreign([]nvml.Process{{PID: 42}}, nil))
+		})
 	}
 }
 

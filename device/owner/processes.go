@@ -29,7 +29,8 @@ func desktop() []string {
 func (h Host) Foreign(processes []nvml.Process, names []string) string {
 	for _, p := range processes {
 		name, ok := h.name(p.PID)
-		if !ok || p.PID == os.Getpid() || h.ofTask(p.PID) {
+		// Whether it ends is asked last: only of one that does not was the answer before right.
+		if !ok || p.PID == os.Getpid() || h.ofTask(p.PID) || h.ends(p.PID) {
 			continue
 		}
 		counts := !slices.Contains(desktop(), name)
@@ -106,6 +107,23 @@ func (h Host) ofTask(pid int) bool {
 		return false
 	}
 	return slices.ContainsFunc(bytes.Split(environ, []byte{0}), func(v []byte) bool { return bytes.HasPrefix(v, []byte("NOMAD_ALLOC_ID=")) })
+}
+
+// ends tells whether a process has gone or is on its way. Then it has no environment any more, and on cgroup v1 it is
+// back in the root cgroup, so a task's process can't be told from the owner's; freeing a GPU's memory takes seconds.
+func (h Host) ends(pid int) bool {
+	raw, err := os.ReadFile(h.file(pid, "stat"))
+	if err != nil {
+		return true
+	}
+	// The name, in parentheses, may hold anything; behind it flags is the seventh field (proc_pid_stat(5)).
+	fields := bytes.Fields(raw[bytes.LastIndexByte(raw, ')')+1:])
+	if len(fields) < 7 {
+		return true
+	}
+	const exiting = 0x4 // PF_EXITING
+	flags, err := strconv.ParseUint(string(fields[6]), 10, 64)
+	return err != nil || flags&exiting != 0
 }
 
 func (h Host) file(pid int, name string) string {
