@@ -30,6 +30,7 @@ type Driver struct {
 	tasks    map[string]*handle
 	starting map[string]context.CancelFunc
 	swept    bool
+	allocs   string // where allocations lie, once known
 }
 
 var _ drivers.DriverPlugin = (*Driver)(nil)

@@ -54,7 +54,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 		defer ticker.Stop()
 		for {
 			select {
-			case ch <- d.settings().fingerprint(ctx, newProbe()):
+			case ch <- d.addExposure(d.settings().fingerprint(ctx, newProbe())):
 			case <-ctx.Done():
 				return
 			case <-d.ctx.Done():

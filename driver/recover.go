@@ -43,6 +43,7 @@ func (d *Driver) RecoverTask(th *drivers.TaskHandle) error {
 	}
 	h := newHandle(th.Config, file, dir, task)
 	d.keep(h)
+	d.noteAllocDir(th.Config.AllocDir)
 	d.log.Info("recovered task", "task_id", th.Config.ID, "pid", task.Pid(), "running", h.running())
 	return nil
 }

@@ -156,6 +156,7 @@ func (s *startup) claimIDs() error {
 	if err != nil {
 		return err
 	}
+	s.d.noteAllocDir(s.cfg.AllocDir)
 	id := sandboxID(s.cfg.ID)
 	s.dir = s.conf.taskDir(id)
 	s.file = taskFile{
