@@ -12,6 +12,8 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // The C half of a sandbox's init.
 	"github.com/sirupsen/logrus"
+
+	"pangaea/driver/signals"
 )
 
 // version is set by the linker.
@@ -47,6 +49,7 @@ const (
 func main() {
 	// What an exec runs inherits this; what create runs gets the same from libcontainer.
 	syscall.Umask(0o022)
+	signals.Heed()
 	code, err := run(os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "pangaea-runtime:", err)

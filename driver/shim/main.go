@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/signals"
 )
 
 // statusFd is where the supervisor reads how the start went.
@@ -58,6 +60,7 @@ func (s *shim) begin(adopt, warm bool) error {
 
 // isolate makes this process independent of whoever started it.
 func isolate() error {
+	signals.Heed()
 	err := os.Chdir("/")
 	if err != nil {
 		return wrap("set up the shim", err)
