@@ -103,6 +103,10 @@ func (g *Gateway) prepare(c *call, spec *api.Job) (*api.Job, error) {
 	if spec == nil || deref(spec.ID) == "" {
 		return nil, fail(http.StatusBadRequest, "Job must be specified")
 	}
+	err := state.Whole(spec) // before Nomad's code sees it
+	if err != nil {
+		return nil, err
+	}
 	if deref(spec.Namespace) == "" {
 		spec.Namespace = ptr(or(c.URL.Query().Get("namespace"), "default"))
 	}

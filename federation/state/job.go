@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/consul/api"
 
@@ -41,7 +42,15 @@ func (s *Store) GetJob(ctx context.Context, namespace, id string) (Job, error) {
 	if err != nil {
 		return Job{}, err
 	}
-	return get[pool.JobRecord](ctx, s, key)
+	job, err := get[pool.JobRecord](ctx, s, key)
+	if err != nil {
+		return Job{}, err
+	}
+	err = trust(job)
+	if err != nil {
+		return Job{}, fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
+	return job, nil
 }
 
 // ListJobs reads the jobs of a namespace, or all when it is empty or "*", with the gateway's token.
@@ -51,13 +60,24 @@ func (s *Store) ListJobs(ctx context.Context, namespace string) ([]Job, error) {
 		return nil, err
 	}
 	jobs, _, err := list[pool.JobRecord](ctx, s, prefix, 0)
-	return jobs, err
+	return s.trusted(jobs), err
+}
+
+// trusted leaves out the jobs that cannot be trusted.
+func (s *Store) trusted(jobs []Job) []Job {
+	return slices.DeleteFunc(jobs, func(job Job) bool {
+		err := trust(job)
+		if err != nil {
+			s.logger.Error("leaving out a job that cannot be trusted", "key", job.Key, "error", err)
+		}
+		return err != nil
+	})
 }
 
 // WatchJobs calls fn with all jobs now and after every change, until the context ends. It rides out a Consul that is
 // away for a while.
 func (s *Store) WatchJobs(ctx context.Context, fn func([]Job)) error {
-	return watch(ctx, s, pool.KeyJobs, fn)
+	return watch(ctx, s, pool.KeyJobs, func(jobs []Job) { fn(s.trusted(jobs)) })
 }
 
 // DeleteJob removes a job with the user's token, if it still has the index cas (AnyIndex: whatever it has).
