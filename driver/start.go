@@ -33,7 +33,7 @@ type startup struct {
 	facts imageFacts
 	plan  sandbox.Task
 	task  *supervisor.Task
-	undo  []func()
+	undo  []undo
 }
 
 // step is one part of a start. They run in order, and their undoing in reverse order.
@@ -80,7 +80,11 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 		s.rollBack()
 		return nil, nil, err
 	}
-	d.keep(h)
+	err = s.settle(h)
+	if err != nil {
+		s.rollBack()
+		return nil, nil, explain(err)
+	}
 	// The next task's start is prepared now that this one's no longer competes with it.
 	_ = d.spawn(s.supervisor.Warm)
 	d.log.Debug("started task", "task_id", cfg.ID, "pid", s.task.Pid(), "took", time.Since(s.began()))
@@ -167,7 +171,7 @@ func (s *startup) claimIDs() error {
 	if err != nil {
 		return err
 	}
-	s.undo = append(s.undo, func() { s.warn("cannot remove the task's directory", removeTaskDir(s.dir)) })
+	s.undone("cannot remove the task's directory", func() error { return removeTaskDir(s.dir) })
 	if s.plan.HostUsers {
 		return nil
 	}
@@ -176,7 +180,7 @@ func (s *startup) claimIDs() error {
 		return err
 	}
 	s.plan.IDStart = s.file.IDStart
-	s.undo = append(s.undo, func() { s.ids.release(s.file.IDStart, s.dir) })
+	s.undone("cannot release the task's identifiers", func() error { s.ids.release(s.file.IDStart, s.dir); return nil })
 	return writeTaskFile(s.dir, s.file)
 }
 
@@ -192,7 +196,7 @@ func (s *startup) mountRoot() error {
 	if !s.plan.HostUsers {
 		request.HostUID, request.HostGID, request.IDCount = s.plan.IDStart, s.plan.IDStart, sandbox.IDRangeSize
 	}
-	s.undo = append(s.undo, func() { s.warn("cannot unmount the task's root", s.images.Unmount(s.file.ID)) })
+	s.undone("cannot unmount the task's root", func() error { return s.images.Unmount(s.file.ID) })
 	s.plan.Rootfs, err = s.images.Mount(s.ctx, request)
 	if err != nil {
 		return fmt.Errorf("cannot mount the task's root file system: %w", err)
@@ -255,6 +259,7 @@ func (s *startup) launch() error {
 	if err != nil {
 		return err
 	}
+	s.undone("cannot end the task", s.endTask)
 	s.task, err = s.supervisor.Start(s.ctx, supervisor.Launch{
 		ID: s.file.ID, Dir: s.dir, Spec: spec, Stdout: logFIFO(s.cfg.StdoutPath), Stderr: logFIFO(s.cfg.StderrPath),
 		CpusetCgroup: cpusetCgroup(s.cfg, &s.host), Lease: s.lease,
@@ -262,7 +267,6 @@ func (s *startup) launch() error {
 	if err != nil {
 		return err
 	}
-	s.undo = append(s.undo, func() { s.warn("cannot end the task", s.task.Destroy(context.WithoutCancel(s.ctx))) })
 	// The sandbox has its own copy of it by now.
 	return unmountSysfs(s.dir)
 }
@@ -273,18 +277,6 @@ func logFIFO(path string) string {
 		return ""
 	}
 	return path
-}
-
-func (s *startup) rollBack() {
-	for i := len(s.undo) - 1; i >= 0; i-- {
-		s.undo[i]()
-	}
-}
-
-func (s *startup) warn(message string, err error) {
-	if err != nil {
-		s.d.log.Warn(message, "task_id", s.cfg.ID, "error", err)
-	}
 }
 
 // explain tells Nomad which failures may pass, so that the job's restart policy applies to them. All others are fatal.

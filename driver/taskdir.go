@@ -60,7 +60,12 @@ func makeTaskDir(dir string, t taskFile) error {
 	if err != nil {
 		return fmt.Errorf("cannot make the task's directory: %w", err)
 	}
-	return writeTaskFile(dir, t)
+	err = writeTaskFile(dir, t)
+	if err != nil {
+		// Nobody else knows of it yet.
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	return nil
 }
 
 // writeTaskFile replaces the record in one step. It is not synced: it says what to undo on a host that still runs.
