@@ -30,7 +30,7 @@ func attributes(u unit, m nvml.Machine) map[string]*structs.Attribute {
 	if m.CUDAVersion > 0 {
 		all["cuda_version"] = structs.NewFloatAttribute(float64(m.CUDAVersion/1000*10+m.CUDAVersion%1000/10)/10, "")
 	}
-	if t.Memory.OK && t.MemoryReserved.OK {
+	if t.Memory.OK && t.MemoryReserved.OK && t.MemoryReserved.Value <= t.Memory.Value {
 		all["memory_usable"] = whole((t.Memory.Value-t.MemoryReserved.Value)/mib, structs.UnitMiB)
 	}
 	if t.ComputeMajor.OK {

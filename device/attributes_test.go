@@ -101,6 +101,12 @@ func TestAttributesChange(t *testing.T) {
 	must.MapNotContainsKey(t, got, "persistence_mode", must.Sprint("they differ"))
 }
 
+// A driver that says it keeps more than there is must not make a GPU that fits every job.
+func TestNonsenseMemoryIsLeftOut(t *testing.T) {
+	all := attributes(unit{traits: nvml.Traits{Memory: nvml.Of[uint64](16 << 30), MemoryReserved: nvml.Of[uint64](17 << 30)}}, nvml.Machine{})
+	must.MapNotContainsKey(t, all, "memory_usable")
+}
+
 func TestNamesAreStable(t *testing.T) {
 	cases := []struct{ nvml, want string }{
 		{"NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3"},

@@ -2,6 +2,7 @@ package device
 
 import (
 	"fmt"
+	"net"
 	"time"
 
 	"pangaea/device/evict"
@@ -90,10 +91,28 @@ func (c Config) understand() settings {
 		s.warnings = append(s.warnings, fmt.Sprintf("allow_replicas is at most %d; GPUs are not shared", mostReplicas))
 		s.replicas = 0
 	}
+	s.understandMetrics()
 	if c.Owner != nil {
 		s.understandOwner(*c.Owner)
 	}
 	return s
+}
+
+// understandMetrics warns of an address that others can reach: whoever asks learns whose tasks run here, unasked who
+// he is, and each question costs calls to the driver.
+func (s *settings) understandMetrics() {
+	if s.metrics == "" {
+		return
+	}
+	host, _, err := net.SplitHostPort(s.metrics)
+	if err != nil {
+		s.warnings = append(s.warnings, fmt.Sprintf(`metrics_address %q is not an address such as "127.0.0.1:9400"; there are no metrics`, s.metrics))
+		s.metrics = ""
+		return
+	}
+	if host != "localhost" && !net.ParseIP(host).IsLoopback() {
+		s.warnings = append(s.warnings, fmt.Sprintf("metrics_address %q may be reached from other machines, and asks nobody who he is", s.metrics))
+	}
 }
 
 func (s *settings) understandOwner(o Owner) {

@@ -45,6 +45,12 @@ func TestConfig(t *testing.T) {
 		{"shared by too many", `allow_replicas = 49`, func(*settings) {}, 1},
 		{"shared by less than none", `allow_replicas = -1`, func(*settings) {}, 1},
 		{"too often", `fingerprint_period = "1us"`, func(s *settings) { s.period = 100 * time.Millisecond }, 1},
+		{"metrics for this machine", `metrics_address = "127.0.0.1:9400"`, func(s *settings) { s.metrics = "127.0.0.1:9400" }, 0},
+		{"metrics for this machine, v6", `metrics_address = "[::1]:9400"`, func(s *settings) { s.metrics = "[::1]:9400" }, 0},
+		{"metrics by name", `metrics_address = "localhost:9400"`, func(s *settings) { s.metrics = "localhost:9400" }, 0},
+		{"metrics for everybody", `metrics_address = ":9400"`, func(s *settings) { s.metrics = ":9400" }, 1},
+		{"metrics for everybody, said", `metrics_address = "0.0.0.0:9400"`, func(s *settings) { s.metrics = "0.0.0.0:9400" }, 1},
+		{"metrics nowhere", `metrics_address = "9400"`, func(*settings) {}, 1},
 		{"owner", `owner { idle_after = "10m", processes = ["blender"], ignore_processes = true }`, func(s *settings) {
 			s.owner.IdleAfter, s.owner.Names, s.owner.Ignore = 10*time.Minute, []string{"blender"}, true
 		}, 0},
@@ -81,7 +87,7 @@ func TestConfig(t *testing.T) {
 func comparable(s settings) map[string]any {
 	return map[string]any{
 		"enabled": s.enabled, "path": s.libraryPath, "ignored": s.ignored, "period": s.period, "hang": s.hangAfter,
-		"group": s.groupBy, "replicas": s.replicas, "limits": s.limits, "idle": s.owner.IdleAfter, "names": s.owner.Names, "ignore": s.owner.Ignore, "closed": s.closed, "evict": s.evict, "reclaim": s.owner.ReclaimFile, "nomad": s.nomad,
+		"group": s.groupBy, "replicas": s.replicas, "metrics": s.metrics, "limits": s.limits, "idle": s.owner.IdleAfter, "names": s.owner.Names, "ignore": s.owner.Ignore, "closed": s.closed, "evict": s.evict, "reclaim": s.owner.ReclaimFile, "nomad": s.nomad,
 	}
 }
 
