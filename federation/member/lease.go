@@ -24,7 +24,7 @@ const (
 )
 
 // leaseTemplate renders nothing but the variable's value. Its absence is an empty file, not a template that waits.
-const leaseTemplate = `{{ with nomadVar "nomad/jobs/%[1]s" }}{{ .%[2]s }}{{ end }}`
+const leaseTemplate = `{{ with nomadVar %[1]q }}{{ .%[2]s }}{{ end }}`
 
 // stopAfter is how long a group may run without the pool, 0 for any time.
 func stopAfter(group *api.TaskGroup) time.Duration {
@@ -101,7 +101,7 @@ const minLease = 2 * time.Second
 // seconds for more changes before it renders one.
 func leaseRenderer(jobID string) *api.Template {
 	return &api.Template{
-		DestPath: ptr(leaseFile), EmbeddedTmpl: ptr(fmt.Sprintf(leaseTemplate, jobID, leaseItem)),
+		DestPath: ptr(leaseFile), EmbeddedTmpl: ptr(fmt.Sprintf(leaseTemplate, leasePath(jobID), leaseItem)),
 		ChangeMode: ptr("noop"), Perms: ptr("0400"),
 		Wait: &api.WaitConfig{Min: ptr(time.Millisecond), Max: ptr(10 * time.Millisecond)},
 	}

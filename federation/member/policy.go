@@ -16,6 +16,8 @@ type Policy struct {
 	AllowVault       bool     `hcl:"allow_vault,optional"`
 	AllowConsul      bool     `hcl:"allow_consul,optional"` // services in, and keys of, the owner's Consul
 	AllowCSI         bool     `hcl:"allow_csi,optional"`
+	AllowArtifacts   bool     `hcl:"allow_artifacts,optional"` // downloads by the host, which reach whatever it reaches
+	AllowIdentity    bool     `hcl:"allow_identity,optional"`  // tokens of the owner's Nomad in a task's hands
 	DenyNamespaces   []string `hcl:"deny_namespaces,optional"` // of the pool
 	MaxPriority      int      `hcl:"max_priority,optional"`    // higher is lowered to it; default 50
 	MaxCount         int      `hcl:"max_count,optional"`       // allocations of one job, default no limit
@@ -38,23 +40,37 @@ func (p Policy) Check(namespace string, job *api.Job) error {
 	if slices.Contains(p.DenyNamespaces, namespace) {
 		return fmt.Errorf("the owner takes no jobs of namespace %q", namespace)
 	}
-	kind := deref(job.Type, api.JobTypeService)
-	if kind != api.JobTypeService && kind != api.JobTypeBatch {
-		return fmt.Errorf("jobs of type %q are not taken: use service or batch", kind)
+	err := checkKind(job)
+	if err != nil {
+		return err
 	}
 	if nodePool := deref(job.NodePool, ""); nodePool != "" && p.AllowNodePools != nil && !slices.Contains(p.AllowNodePools, nodePool) {
 		return fmt.Errorf("the owner does not lend node pool %q", nodePool)
 	}
+	if job.Periodic != nil || job.ParameterizedJob != nil {
+		return fmt.Errorf("jobs that make other jobs are not taken: the pool would not know of those")
+	}
 	total := 0
 	for _, group := range job.TaskGroups {
 		total += deref(group.Count, 1)
-		err := p.checkGroup(group)
+		err = p.checkGroup(group)
 		if err != nil {
 			return fmt.Errorf("group %q: %w", deref(group.Name, ""), err)
 		}
 	}
 	if p.MaxCount > 0 && total > p.MaxCount {
 		return fmt.Errorf("%d allocations are more than the owner's max_count %d", total, p.MaxCount)
+	}
+	return nil
+}
+
+func checkKind(job *api.Job) error {
+	kind := deref(job.Type, api.JobTypeService)
+	if kind != api.JobTypeService && kind != api.JobTypeBatch {
+		return fmt.Errorf("jobs of type %q are not taken: use service or batch", kind)
+	}
+	if job.Periodic != nil || job.ParameterizedJob != nil {
+		return fmt.Errorf("jobs that make other jobs are not taken: the pool would not know of those")
 	}
 	return nil
 }
@@ -97,6 +113,12 @@ func (p Policy) checkSize(tasks []*api.Task) error {
 	cpu, memory := 0, 0
 	for _, task := range tasks {
 		if task.Resources != nil {
+			if p.MaxCPU > 0 && deref(task.Resources.Cores, 0) > 0 {
+				return fmt.Errorf("whole cores are not taken: ask for cpu, at most the owner's max_cpu %d", p.MaxCPU)
+			}
+			if p.MaxMemoryMB > 0 && deref(task.Resources.MemoryMaxMB, 0) < 0 {
+				return fmt.Errorf("unlimited memory is more than the owner's max_memory_mb %d", p.MaxMemoryMB)
+			}
 			cpu += deref(task.Resources.CPU, 0)
 			memory += max(deref(task.Resources.MemoryMB, 0), deref(task.Resources.MemoryMaxMB, 0))
 		}
@@ -123,6 +145,10 @@ func (p Policy) checkTask(task *api.Task) error {
 	if task.CSIPluginConfig != nil {
 		return fmt.Errorf("CSI plugins are not taken")
 	}
+	err := p.checkReach(task)
+	if err != nil {
+		return err
+	}
 	return p.checkServices(task.Services)
 }
 
@@ -131,6 +157,12 @@ func (p Policy) checkServices(services []*api.Service) error {
 	for _, service := range services {
 		if service.Provider != "nomad" && !p.AllowConsul {
 			return fmt.Errorf("service %q: the owner does not lend Consul: set provider = \"nomad\"", service.Name)
+		}
+		if service.Address != "" && len(service.Checks) > 0 { // the host asks there, and its answer is shown to the user
+			return fmt.Errorf("service %q: checks of an address of one's own are not taken", service.Name)
+		}
+		if service.Identity != nil && !p.AllowIdentity {
+			return fmt.Errorf("service %q: the owner does not lend identities", service.Name)
 		}
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -81,6 +82,7 @@ func TestTranslate(t *testing.T) {
 
 // TestPolicy checks that each rule refuses what it names, and that its option allows it.
 func TestPolicy(t *testing.T) {
+	never := []string{"system job", "CSI plugin", "periodic", "parameterized", "check of the host", "forged lease"}
 	for _, test := range []struct {
 		name   string
 		change func(*api.Job)
@@ -102,6 +104,44 @@ func TestPolicy(t *testing.T) {
 		{"group service in Consul", func(j *api.Job) { j.TaskGroups[0].Services = []*api.Service{{Name: "s", Provider: "consul"}} }, "Consul", Policy{AllowConsul: true}},
 		{"mesh proxy", func(j *api.Job) { task(j).Kind = "connect-proxy:x" }, "Consul", Policy{AllowConsul: true}},
 		{"CSI plugin", func(j *api.Job) { task(j).CSIPluginConfig = &api.TaskCSIPluginConfig{} }, "CSI plugins", Policy{}},
+		{"periodic", func(j *api.Job) { j.Periodic = &api.PeriodicConfig{} }, "make other jobs", Policy{}},
+		{"parameterized", func(j *api.Job) { j.ParameterizedJob = &api.ParameterizedJobConfig{} }, "make other jobs", Policy{}},
+		{"artifact", func(j *api.Job) {
+			task(j).Artifacts = []*api.TaskArtifact{{GetterSource: ptr("http://127.0.0.1:8500/v1/kv/?recurse")}}
+		}, "artifacts", Policy{AllowArtifacts: true}},
+		{"identity in a file", func(j *api.Job) { task(j).Identity = &api.WorkloadIdentity{File: true} }, "identities", Policy{AllowIdentity: true}},
+		{"identity for others", func(j *api.Job) {
+			task(j).Identities = []*api.WorkloadIdentity{{Name: "vault_default", Audience: []string{"vault.io"}}}
+		}, "identities", Policy{AllowIdentity: true}},
+		{"service's identity", func(j *api.Job) {
+			task(j).Services = []*api.Service{{Name: "s", Provider: "nomad", Identity: &api.WorkloadIdentity{}}}
+		}, "identities", Policy{AllowIdentity: true}},
+		{"check of the host", func(j *api.Job) {
+			task(j).Services = []*api.Service{{Name: "s", Provider: "nomad", Address: "127.0.0.1", Checks: []api.ServiceCheck{{Type: "http"}}}}
+		}, "address of one's own", Policy{}},
+		{"Consul in a template", func(j *api.Job) {
+			task(j).Templates = []*api.Template{{EmbeddedTmpl: ptr(`{{ if true }}{{ range tree "x" | byKey }}{{ end }}{{ end }}`)}}
+		}, `function "tree"`, Policy{AllowConsul: true}},
+		{"Consul in a pipe", func(j *api.Job) {
+			task(j).Templates = []*api.Template{{EmbeddedTmpl: ptr(`{{ define "T" }}{{ with ("a"|key) }}{{ . }}{{ end }}{{ end }}`)}}
+		}, `function "key"`, Policy{AllowConsul: true}},
+		{"Consul between other marks", func(j *api.Job) {
+			task(j).Templates = []*api.Template{{EmbeddedTmpl: ptr(`[[ key "a" ]]`), LeftDelim: ptr("[["), RightDelim: ptr("]]")}}
+		}, `function "key"`, Policy{AllowConsul: true}},
+		{"Vault in a template", func(j *api.Job) {
+			task(j).Templates = []*api.Template{{EmbeddedTmpl: ptr(`{{ with secret "a" }}{{ end }}`)}}
+		}, `function "secret"`, Policy{AllowVault: true}},
+		{"template from a file", func(j *api.Job) { task(j).Templates = []*api.Template{{SourcePath: ptr("local/x")}} }, "in the job itself", Policy{AllowConsul: true, AllowVault: true}},
+		{"host's environment", func(j *api.Job) {
+			task(j).Templates = []*api.Template{{EmbeddedTmpl: ptr(`{{ env "NOMAD_PORT_x" | parseInt | add 1 }}{{ env "CONSUL_HTTP_TOKEN" }}`)}}
+		}, `function "env"`, Policy{AllowConsul: true, AllowVault: true}},
+		{"host's environment by a made name", func(j *api.Job) {
+			task(j).Templates = []*api.Template{{EmbeddedTmpl: ptr(`{{ print "VAULT_" "TOKEN" | env }}`)}}
+		}, `function "env"`, Policy{AllowConsul: true, AllowVault: true}},
+		{"broken template", func(j *api.Job) { task(j).Templates = []*api.Template{{EmbeddedTmpl: ptr("{{")}} }, "cannot read", Policy{AllowConsul: true, AllowVault: true}},
+		{"forged lease", func(j *api.Job) { task(j).Config["lease"] = map[string]any{"file": "x"} }, "lease", Policy{}},
+		{"cores", func(j *api.Job) { task(j).Resources.Cores = ptr(4) }, "cores", Policy{}},
+		{"memory without end", func(j *api.Job) { task(j).Resources.MemoryMaxMB = ptr(-1) }, "unlimited", Policy{}},
 		{"count", func(*api.Job) {}, "max_count 1", Policy{MaxCount: 2}},
 		{"CPU", func(*api.Job) {}, "max_cpu 10", Policy{MaxCPU: 20}},
 		{"memory", func(*api.Job) {}, "max_memory_mb 10", Policy{MaxMemoryMB: 20}},
@@ -117,6 +157,10 @@ func TestPolicy(t *testing.T) {
 			switch test.name {
 			case "count":
 				strict.MaxCount = 1
+			case "cores":
+				strict.MaxCPU = 1000
+			case "memory without end":
+				strict.MaxMemoryMB = 100_000
 			case "CPU":
 				strict.MaxCPU = 10
 			case "memory":
@@ -129,7 +173,7 @@ func TestPolicy(t *testing.T) {
 				strict.DenyNamespaces = []string{"default"}
 			}
 			must.ErrorContains(t, strict.withDefaults().Check("default", job), test.text)
-			if test.name != "system job" && test.name != "CSI plugin" { // nothing allows these
+			if !slices.Contains(never, test.name) { // nothing allows these
 				must.NoError(t, test.allow.withDefaults().Check("default", job))
 			}
 		})
