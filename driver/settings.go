@@ -110,7 +110,7 @@ func (s *settings) userRange() {
 	if count == 0 {
 		count = defaultIDCount
 	}
-	if start < 1<<17 || count < sandbox.IDRangeSize || start+count > 1<<31 {
+	if start < 1<<17 || start > 1<<31 || count < sandbox.IDRangeSize || count > 1<<31-start {
 		s.problem("userns range %d+%d must start at 131072 or above, hold at least 65536 and end below 2^31", start, count)
 		start, count = defaultIDStart, defaultIDCount
 	}

@@ -99,6 +99,10 @@ func TestSettings_problems(t *testing.T) {
 			Start int64 `codec:"start"`
 			Count int64 `codec:"count"`
 		}{Start: 1000}}},
+		{"userns", Config{Userns: struct {
+			Start int64 `codec:"start"`
+			Count int64 `codec:"count"`
+		}{Start: 1 << 62, Count: 1 << 62}}}, // their sum is negative
 		{"allow_caps", Config{AllowCaps: []string{"everything"}}},
 	}
 	for _, c := range cases {
