@@ -51,7 +51,7 @@ func TestRootGroupNetwork(t *testing.T) {
 func TestRootHostsNamespaceIsRefused(t *testing.T) {
 	w := newWorld(t, nil)
 	cfg := w.prepare(t, sh("true"), false)
-	cfg.NetworkIsolation = &drivers.NetworkIsolationSpec{Mode: drivers.NetIsolationModeGroup, Path: "/proc/1/ns/net"}
+	cfg.NetworkIsolation = &drivers.NetworkIsolationSpec{Mode: drivers.NetIsolationModeGroup, Path: fmt.Sprintf("/proc/%d/ns/net", os.Getpid())}
 	_, _, err := w.harness.StartTask(cfg)
 	must.ErrorContains(t, err, "its namespace is the host's")
 }
