@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -83,6 +84,9 @@ func (s *Session) OpenStream(ctx context.Context, path string, query url.Values)
 	return stream, nil
 }
 
+// maxAnswerHeader bounds the header, or the refusal, that a peer answers with.
+const maxAnswerHeader = 64 << 10
+
 func upgrade(raw *conn, path string, query url.Values) (Stream, error) {
 	target := url.URL{Scheme: "http", Host: "tunnel", Path: path, RawQuery: query.Encode()}
 	request, err := http.NewRequest(http.MethodGet, target.String(), nil)
@@ -95,8 +99,10 @@ func upgrade(raw *conn, path string, query url.Values) (Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	reader := bufio.NewReader(raw)
+	limited := &io.LimitedReader{R: raw, N: maxAnswerHeader} // a header without end would fill the memory
+	reader := bufio.NewReader(limited)
 	response, err := http.ReadResponse(reader, request)
+	limited.N = math.MaxInt64
 	if err != nil {
 		return nil, err
 	}
