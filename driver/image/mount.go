@@ -129,7 +129,7 @@ func (s *Store) assemble(ctx context.Context, r MountRequest, o *rootfs.Overlay)
 		err = os.Chown(o.Upper, int(r.HostUID), int(r.HostGID))
 	}
 	if err == nil {
-		err = s.makeView(r.ID)
+		err = s.makeView(r.ID, r.HostUID, r.HostGID)
 	}
 	if err != nil {
 		return err

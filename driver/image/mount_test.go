@@ -270,3 +270,35 @@ func TestRootMountLeavesNothingOpen(t *testing.T) {
 	}
 	must.Eq(t, before, count())
 }
+
+// Everybody finds a mount's path in /proc/mounts. The host's other users, and other tasks, must not get in.
+func TestRootMountIsForItsTaskAlone(t *testing.T) {
+	s, img := pulledImage(t)
+	mapped, err := s.Mount(t.Context(), request("mapped", img))
+	must.NoError(t, err)
+	hosts, err := s.Mount(t.Context(), MountRequest{ID: "hosts", Image: img})
+	must.NoError(t, err)
+	cases := []struct {
+		name, root string
+		uid        uint32
+		want       string
+	}{
+		{"the task's root", mapped, base, "one"},
+		{"a user of the host", mapped, 65534, ""},
+		{"another task's root", mapped, base + 65536, ""},
+		{"the host's root", hosts, 0, "one"},
+		{"a user of the host, without a user namespace", hosts, 65534, ""},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			cat := exec.CommandContext(t.Context(), "/bin/cat", filepath.Join(c.root, "srv/a"))
+			cat.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: c.uid, Gid: c.uid}}
+			got, err := cat.Output()
+			must.Eq(t, c.want, string(got))
+			must.Eq(t, c.want == "", err != nil)
+		})
+	}
+	for _, id := range []string{"mapped", "hosts"} {
+		must.NoError(t, s.Unmount(id))
+	}
+}

@@ -157,8 +157,9 @@ func (s *Store) rootfsDir(id string) string { return filepath.Join(s.view, id) }
 // viewsDir holds one directory for each store on the machine.
 const viewsDir = "/run/pangaea-rootfs"
 
-// makeView makes the directories for a mount, whatever the umask.
-func (s *Store) makeView(id string) error {
+// makeView makes the directories for a mount, whatever the umask. The last but one is for the sandbox's root user
+// alone: everybody finds the mount's path in /proc/mounts, and a task's /tmp and readable files are nobody else's.
+func (s *Store) makeView(id string, uid, gid uint32) error {
 	for _, dir := range []string{viewsDir, s.view, s.rootfsDir(id), filepath.Join(s.rootfsDir(id), "rootfs")} {
 		err := os.Mkdir(dir, 0o700)
 		if err == nil {
@@ -168,7 +169,11 @@ func (s *Store) makeView(id string) error {
 			return err
 		}
 	}
-	return nil
+	err := os.Chown(s.rootfsDir(id), int(uid), int(gid))
+	if err != nil {
+		return err
+	}
+	return os.Chmod(s.rootfsDir(id), 0o700) //nolint:gosec // a directory
 }
 
 // Close cancels what is under way, waits for it and drops connections. Mounts stay.
