@@ -112,6 +112,9 @@ func combine(total map[string]*api.DeploymentState, parts []part) (status, descr
 }
 
 func add(to, from *api.DeploymentState) {
+	if from == nil {
+		return
+	}
 	to.PlacedAllocs += from.PlacedAllocs
 	to.HealthyAllocs += from.HealthyAllocs
 	to.UnhealthyAllocs += from.UnhealthyAllocs

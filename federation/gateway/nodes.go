@@ -40,7 +40,7 @@ func (g *Gateway) memberNodes(ctx context.Context, query string, only string) (o
 		answered[alias] = true
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		for _, node := range nodes {
+		for _, node := range nodes[:min(len(nodes), maxMemberNodes)] {
 			if node != nil && g.claimNode(node.ID, alias) {
 				node.Address = "" // users reach nodes through the pool only
 				out = append(out, node)
@@ -174,7 +174,7 @@ func (g *Gateway) nodeAllocs(_ http.ResponseWriter, c *call) (any, error) {
 	}
 	out := []*api.Allocation{}
 	for _, alloc := range all {
-		if visible(alloc.Namespace) {
+		if alloc != nil && visible(alloc.Namespace) {
 			out = append(out, alloc)
 		}
 	}

@@ -37,6 +37,9 @@ func newNode(from *api.Node, offer pool.Offer) *structs.Node {
 	}
 	if from.NodeResources != nil {
 		for _, device := range from.NodeResources.Devices {
+			if device == nil {
+				continue
+			}
 			node.NodeResources.Devices = append(node.NodeResources.Devices, newDevice(device))
 		}
 	}
@@ -84,6 +87,9 @@ func newDevice(from *api.NodeDeviceResource) *structs.NodeDeviceResource {
 		}
 	}
 	for _, instance := range from.Instances {
+		if instance == nil {
+			continue
+		}
 		device.Instances = append(device.Instances, &structs.NodeDevice{ID: instance.ID, Healthy: instance.Healthy})
 	}
 	return device

@@ -79,6 +79,9 @@ type class struct {
 	free  []pool.Capacity
 }
 
+// maxNodes is far more nodes than a class can have.
+const maxNodes = 100_000
+
 // NewOffer prepares an offer. The pool's own words (member, country, price, ...) are set on every class from the
 // offer's head, since the alias comes from a certificate and must not be the member's to choose.
 func NewOffer(offer pool.Offer) *Offer {
@@ -90,6 +93,7 @@ func NewOffer(offer pool.Offer) *Offer {
 		prepared := class{node: newNode(c.Node, offer), kind: sign(c.Node)}
 		for _, capacity := range c.Free {
 			if capacity.Count > 0 {
+				capacity.Count = min(capacity.Count, maxNodes) // sums of what a liar offers must not overflow
 				prepared.nodes += capacity.Count
 				prepared.spare += capacity.Count * (1 + gpus(capacity))
 				prepared.free = append(prepared.free, capacity)
