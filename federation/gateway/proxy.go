@@ -26,7 +26,14 @@ func (g *Gateway) proxyWith(w http.ResponseWriter, c *call, alias string, modify
 		return fail(http.StatusBadGateway, "no contact with member %s: its work goes on, try again when it is back", alias)
 	}
 	proxy := &httputil.ReverseProxy{
-		Transport: tunnel.Transport(), FlushInterval: -1, ModifyResponse: modify,
+		Transport: tunnel.Transport(), FlushInterval: -1,
+		ModifyResponse: func(response *http.Response) error {
+			cleanHeaders(response)
+			if modify == nil {
+				return nil
+			}
+			return modify(response)
+		},
 		ErrorLog: g.logger.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", alias, alias
