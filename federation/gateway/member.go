@@ -82,8 +82,9 @@ func (m *member) silence(now time.Time) time.Duration {
 }
 
 // update takes news about allocations and returns the jobs that it is about. Allocations get the pool's index in place
-// of their member's: tools compare it with that of the pool's evaluations.
-func (m *member) update(status pool.Status, index uint64) []jobKey {
+// of their member's: tools compare it with that of the pool's evaluations. theirs says which of those that were
+// not known before can be this member's.
+func (m *member) update(status pool.Status, index uint64, theirs func(*api.AllocationListStub) bool) []jobKey {
 	touched, before := map[jobKey]bool{}, maps.Clone(m.allocs)
 	if status.Full {
 		clear(m.allocs)
@@ -92,6 +93,9 @@ func (m *member) update(status pool.Status, index uint64) []jobKey {
 	}
 	for _, stub := range status.Allocations {
 		if stub == nil || stub.ID == "" {
+			continue
+		}
+		if before[stub.ID] == nil && !theirs(stub) {
 			continue
 		}
 		if m.put(stub, before[stub.ID], index) {
@@ -104,12 +108,36 @@ func (m *member) update(status pool.Status, index uint64) []jobKey {
 		}
 	}
 	for name, summary := range status.Jobs {
-		if summary != nil {
+		if m.isSummary(name, summary) {
 			m.summaries[name] = summary
 			touched[jobKey{summary.Namespace, summary.JobID}] = true
 		}
 	}
 	return slices.Collect(maps.Keys(touched))
+}
+
+// maxMemberAllocs bounds the memory that one member's news can take.
+const maxMemberAllocs = 100_000
+
+// isTheirs reports whether a member can have an allocation that it tells of for the first time: one of a job that has or
+// had a placement there, and that no other member has. Without this a member could show itself in others' jobs and have
+// their users' commands and questions sent to it. The caller holds mu.
+func (g *Gateway) isTheirs(m *member, stub *api.AllocationListStub) bool {
+	j := g.jobs[jobKey{stub.Namespace, stub.JobID}]
+	if j == nil || !j.runsOn(m.alias) || len(m.allocs) >= maxMemberAllocs {
+		return false
+	}
+	for _, other := range g.members {
+		if other != m && other.allocs[stub.ID] != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// isSummary reports whether a summary is of a job that the member has allocations of.
+func (m *member) isSummary(name string, summary *api.JobSummary) bool {
+	return summary != nil && m.byJob[jobKey{summary.Namespace, summary.JobID}] != nil && name == summary.Namespace+"/"+summary.JobID
 }
 
 // put takes one allocation and reports whether it differs from what was known: a full report repeats much.

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/hashicorp/nomad/api"
+
 	"pangaea/federation/pool"
 	"pangaea/federation/scheduler"
 	"pangaea/federation/tunnel"
@@ -262,7 +264,7 @@ func (g *Gateway) onStatus(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	g.hear(m)
-	for _, key := range m.update(status, g.index.next()) {
+	for _, key := range m.update(status, g.index.next(), func(stub *api.AllocationListStub) bool { return g.isTheirs(m, stub) }) {
 		j := g.jobs[key]
 		if j == nil {
 			continue
@@ -273,8 +275,12 @@ func (g *Gateway) onStatus(w http.ResponseWriter, r *http.Request) {
 			g.work.add(key)
 		}
 	}
-	for _, stub := range status.Allocations {
-		if stub != nil {
+	g.claimNodes(m, status.Allocations)
+}
+
+func (g *Gateway) claimNodes(m *member, stubs []*api.AllocationListStub) {
+	for _, stub := range stubs {
+		if stub != nil && m.allocs[stub.ID] == stub {
 			g.claimNode(stub.NodeID, m.alias)
 		}
 	}
