@@ -49,14 +49,30 @@ func enterNetwork(dir, netns string) (netip.Addr, error) {
 		err     error
 	}
 	done := make(chan outcome, 1)
-	go func() {
-		// The thread changes its network namespace and is thrown away: it is not unlocked, so it ends with this.
-		runtime.LockOSThread()
+	go onThrowawayThread(func() {
 		address, err := enterHere(place, netns)
 		done <- outcome{address, err}
-	}()
+	})
 	o := <-done
 	return o.address, o.err
+}
+
+// onThrowawayThread runs f, which changes its thread's namespaces, on a thread that ends afterwards: a thread that is
+// not unlocked ends with its goroutine. The process's first thread never does, and would stand for the whole process
+// in the task's network, and keep that from going; so it is held while another one is used.
+func onThrowawayThread(f func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		f()
+		return
+	}
+	defer runtime.UnlockOSThread()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		onThrowawayThread(f)
+	}()
+	<-done
 }
 
 func enterHere(place, netns string) (address netip.Addr, err error) {

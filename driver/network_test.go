@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
 )
 
 func TestRootGroupNetwork(t *testing.T) {
@@ -79,5 +80,14 @@ func TestHostName(t *testing.T) {
 		got, err := hostName(&drivers.TaskConfig{Name: c.task, AllocID: c.alloc}, &JobConfig{Hostname: c.asked})
 		must.Eq(t, c.want, got)
 		must.Eq(t, c.want == "", err != nil)
+	}
+}
+
+// The first thread can't be thrown away: left in a task's network it would keep that alive.
+func TestThrowawayThreadIsNeverTheFirst(t *testing.T) {
+	for range 300 {
+		thread := make(chan int)
+		go onThrowawayThread(func() { thread <- unix.Gettid() })
+		must.NotEq(t, os.Getpid(), <-thread)
 	}
 }
