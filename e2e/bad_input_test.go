@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
 
 	"pangaea/e2e/devpool"
@@ -201,6 +202,26 @@ func TestMemberWithAnothersToken(t *testing.T) {
 	must.StrContains(t, output, "pangaea-member-evil-1")
 	must.RegexMatch(t, regexp.MustCompile(`(?i)permission`), output)
 	must.StrNotContains(t, nomad(t, "server", "members"), "evil-1")
+	for _, node := range nodesOf(t) {
+		must.NotEq(t, "evil-1", node.Meta["pool.member"])
+	}
+}
+
+// nodesOf reads every node of the pool.
+func nodesOf(t *testing.T) []*api.Node {
+	t.Helper()
+	client, err := shared.API()
+	must.NoError(t, err)
+	stubs, _, err := client.Nodes().List(nil)
+	must.NoError(t, err)
+	var nodes []*api.Node
+	for _, stub := range stubs {
+		node, _, err := client.Nodes().Info(stub.ID, nil)
+		must.NoError(t, err)
+		nodes = append(nodes, node)
+	}
+	must.SliceNotEmpty(t, nodes)
+	return nodes
 }
 
 // A certificate that the pool's authority did not sign does not get past the handshake, and the gateway says why.

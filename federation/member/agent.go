@@ -22,6 +22,10 @@ const Version = "dev"
 // Agent is a running member agent without its tunnels. Make it with [New], own it with Run, and give it sessions with
 // Serve.
 type Agent struct {
+	// identified is closed once the pool's Consul has confirmed the alias: an agent that only claims it must not write
+	// it on the nodes. Nil means that nobody asks.
+	identified chan struct{}
+
 	Version string
 
 	config     Config
@@ -76,16 +80,21 @@ func (a *Agent) Run(ctx context.Context) error {
 	marker := &nodeMarker{
 		cluster: a.cluster, want: a.config.poolMeta(), logger: a.logger, now: time.Now, tried: map[string]time.Time{},
 	}
+	identified := a.identified
 	for {
 		snapshot, changed := a.watcher.Current()
 		if snapshot != nil {
 			a.placements.reopen(snapshot)
+		}
+		if snapshot != nil && identified == nil {
 			marker.mark(ctx, snapshot)
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-changed:
+		case <-identified:
+			identified = nil
 		}
 	}
 }
@@ -110,6 +119,7 @@ func Run(ctx context.Context, config Config, logger hclog.Logger) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	agent := New(config, client, logger)
+	agent.identified = make(chan struct{})
 	var group sync.WaitGroup
 	defer group.Wait()
 	defer cancel()
@@ -118,6 +128,7 @@ func Run(ctx context.Context, config Config, logger hclog.Logger) error {
 	if err != nil {
 		return err
 	}
+	close(agent.identified)
 	defer identity.Wait()
 	defer cancel()
 	tunnelConfig := tunnel.Config{Identity: identity, Peer: tunnel.AcceptGateway, Logger: logger.Named("tunnel")}
