@@ -43,7 +43,7 @@ func encode(what string, value any) ([]byte, error) {
 	}
 	if packed.Len() > MaxValue {
 		return nil, fmt.Errorf("%s is %w: %d KiB of JSON, %d KiB compressed, and the pool keeps at most %d KiB, "+
-			"what fits Consul's limit of 512 KiB: move large templates and inline files into an artifact that the tasks download", what, ErrTooLarge,
+			"what fits Consul's limit of 512 KiB: move large templates and inline files into the image of the tasks", what, ErrTooLarge,
 			len(plain)>>10, packed.Len()>>10, MaxValue>>10)
 	}
 	return packed.Bytes(), nil
