@@ -17,15 +17,15 @@ type sigaction struct {
 }
 
 const (
-	sigDefault  = 0
-	sigIgnored  = 1
-	lastClassic = 31
+	sigDefault = 0
+	sigIgnored = 1
+	lastSignal = 64
 )
 
 // Heed undoes that a signal is ignored because whoever started Nomad ignored it, as nohup does with SIGHUP: that
 // would pass down to the task, whose program may well rely on the default.
 func Heed() {
-	for signal := uintptr(1); signal <= lastClassic; signal++ {
+	for signal := uintptr(1); signal <= lastSignal; signal++ {
 		var was sigaction
 		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, signal, 0, uintptr(unsafe.Pointer(&was)), unsafe.Sizeof(was.mask), 0, 0) //nolint:gosec // The kernel fills in this struct.
 		if errno != 0 || was.handler != sigIgnored {

@@ -143,7 +143,7 @@ func testLarge(t *testing.T, r *rig) {
 	_, err = r.store.PutJob(t.Context(), r.alice, record, state.AnyIndex)
 	must.ErrorIs(t, err, state.ErrTooLarge)
 	must.StrContains(t, err.Error(), `job "large" is too large: 800 KiB of JSON`)
-	must.StrContains(t, err.Error(), "artifact")
+	must.StrContains(t, err.Error(), "into the image of the tasks")
 
 	record.Job.Meta = map[string]string{"text": strings.Repeat("compresses well ", 100_000)}
 	_, err = r.store.PutJob(t.Context(), r.alice, record, state.AnyIndex)
