@@ -48,6 +48,7 @@ func TestVerbs(t *testing.T) {
 // alloc exec runs a command in the sandbox, with its input, its output and its exit code.
 func TestExec(t *testing.T) {
 	allocation := runJob(t, "inference", api.AllocClientStatusRunning)[0]
+	logs(t, allocation, "alive") // until the member agent lets it start, there is nothing to execute in
 	output, err := shared.Nomad(t.Context(), "alloc", "exec", "-i=false", "-t=false", allocation.ID, "/usr/bin/inference")
 	// A second server finds its port taken by the task's, so it ends with 1 and says why.
 	var exit *exec.ExitError
