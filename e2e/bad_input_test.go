@@ -51,6 +51,7 @@ job "JOB" {
       driver = "runc"
       config {
         image = "IMAGE"
+        ARGS
       }
       META
       resources {
@@ -64,7 +65,7 @@ job "JOB" {
 `
 
 func spec(words map[string]string) string {
-	all := map[string]string{"JOB": "bad", "IMAGE": "10.199.0.1:5000/hello-gpu:1", "CONSTRAINT": "", "META": "", "DEVICE": ""}
+	all := map[string]string{"JOB": "bad", "IMAGE": "10.199.0.1:5000/hello-gpu:1", "ARGS": "", "CONSTRAINT": "", "META": "", "DEVICE": ""}
 	for word, text := range words {
 		all[word] = text
 	}

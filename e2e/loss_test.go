@@ -137,8 +137,9 @@ func TestGatewayRestart(t *testing.T) {
 // kill -9 of the Nomad client and of both plugins while a task runs: the task runs on, is found again, and the exit
 // code that it has meanwhile is the one that Nomad reports.
 func TestClientAndPluginsKilled(t *testing.T) {
-	spec := strings.NewReplacer("JOB", "exit-seven", "SECONDS", "8", "CODE", "7").Replace(exitJob)
-	path := writeJob(t, spec)
+	path := writeJob(t, spec(map[string]string{
+		"JOB": "exit-seven", "IMAGE": "10.199.0.1:5000/exit:1", "ARGS": `args = ["8", "7"]`, "CONSTRAINT": `region = "us-nyc-1"`,
+	}))
 	purgeAfter(t, "exit-seven")
 	nomad(t, "job", "run", "-detach", path)
 	running, err := shared.AwaitJob(t.Context(), "exit-seven", api.AllocClientStatusRunning, time.Minute)
@@ -150,35 +151,6 @@ func TestClientAndPluginsKilled(t *testing.T) {
 	failed := awaitStatus(t, "exit-seven", api.AllocClientStatusFailed, time.Minute)
 	must.Eq(t, 7, exitCode(t, failed))
 }
-
-// exitJob runs for a while and ends with a code. Its image is hello-gpu's, whose program is not what it starts.
-const exitJob = `
-job "JOB" {
-  type = "batch"
-  region = "us-nyc-1"
-  group "g" {
-    restart {
-      attempts = 0
-      mode     = "fail"
-    }
-    reschedule {
-      attempts  = 0
-      unlimited = false
-    }
-    task "t" {
-      driver = "runc"
-      config {
-        image   = "10.199.0.1:5000/exit:1"
-        args    = ["SECONDS", "CODE"]
-      }
-      resources {
-        cpu    = 50
-        memory = 32
-      }
-    }
-  }
-}
-`
 
 // awaitStatus waits until the job's newest allocation has a client status.
 func awaitStatus(t *testing.T, job, status string, timeout time.Duration) *devpool.Allocation {

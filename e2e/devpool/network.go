@@ -75,15 +75,6 @@ func makeNamespace(ctx context.Context, alias string, index int) error {
 	return nil
 }
 
-// SetLink cuts a member off from the pool, or connects it again, by its end of the cable.
-func (c *Cluster) SetLink(ctx context.Context, up bool) error {
-	state := "down"
-	if up {
-		state = "up"
-	}
-	return ip(ctx, fmt.Sprintf("link set %s%d %s", portPrefix, c.index, state))
-}
-
 // removeNetwork deletes the bridge and every namespace of ours.
 func removeNetwork(ctx context.Context) error {
 	var all error
