@@ -79,11 +79,7 @@ func (g *Gateway) validateJob(_ http.ResponseWriter, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	spec, err := g.prepare(c, request.Job)
-	if err != nil {
-		return nil, err
-	}
-	err = g.canRead(c, *spec.Namespace)
+	spec, err := g.prepareToShow(c, request.Job)
 	if err != nil {
 		return nil, err
 	}
@@ -133,17 +129,22 @@ func (g *Gateway) prepare(c *call, spec *api.Job) (*api.Job, error) {
 	return spec, nil
 }
 
+// prepareToShow prepares a job for a caller who only asks about it, and so must be able to read its namespace.
+func (g *Gateway) prepareToShow(c *call, job *api.Job) (*api.Job, error) {
+	spec, err := g.prepare(c, job)
+	if err != nil {
+		return nil, err
+	}
+	return spec, g.canRead(c, *spec.Namespace)
+}
+
 func (g *Gateway) planJob(_ http.ResponseWriter, c *call) (any, error) {
 	var request api.JobPlanRequest
 	err := decode(c, &request)
 	if err != nil {
 		return nil, err
 	}
-	spec, err := g.prepare(c, request.Job)
-	if err != nil {
-		return nil, err
-	}
-	err = g.canRead(c, *spec.Namespace)
+	spec, err := g.prepareToShow(c, request.Job)
 	if err != nil {
 		return nil, err
 	}
