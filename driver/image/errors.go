@@ -91,6 +91,11 @@ func advices() []advice {
 			false,
 			"serve the registry over HTTPS, or let the operator add it to the driver's insecure_registries",
 		},
+		{
+			[]error{registry.ErrPrivate},
+			false,
+			"use a public registry, or let the operator name this one in the driver's allowed_registries, insecure_registries or a mirror block",
+		},
 		{[]error{layer.ErrTooLarge, registry.ErrTooLarge}, false, "use a smaller image, or let the operator raise the driver's limit"},
 		{
 			[]error{layer.ErrCorrupt, registry.ErrCorrupt, archive.ErrInvalid},

@@ -22,7 +22,8 @@ type Options struct {
 	// InsecureRegistries lists host[:port] that may be spoken to over plain HTTP, loopback included.
 	InsecureRegistries []string
 	// AllowedRegistries are globs of what may be pulled, "registry.example" or "registry.example/team/*"; a
-	// final "/**" takes everything below. Empty allows all.
+	// final "/**" takes everything below. Empty allows all. Registries named here without a glob, in
+	// InsecureRegistries or in Mirrors may be at private addresses; all others may not.
 	AllowedRegistries []string
 	// Mirrors maps a registry to host[:port][/prefix] of its mirrors, asked in order before itself.
 	Mirrors map[string][]string

@@ -3,6 +3,7 @@ package image
 import (
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -57,7 +58,9 @@ func TestRootPullFailures(t *testing.T) {
 		{name: "forbidden", wrap: fail("/manifests/v", status(403)), words: "access denied"},
 		{name: "server error", wrap: fail("/manifests/", status(503)), recoverable: true, words: "HTTP 503; check that this host reaches"},
 		{name: "throttled", wrap: fail("/manifests/", status(429)), recoverable: true, words: "HTTP 429"},
-		{name: "plain HTTP", secure: true, words: "plain HTTP refused; serve the registry over HTTPS"},
+		{name: "plain HTTP", secure: true, opts: Options{AllowedRegistries: []string{"!named"}}, words: "plain HTTP refused; serve the registry over HTTPS"},
+		{name: "private address", ref: "!private", words: "not public; use a public registry, or let the operator name this one"},
+		{name: "glob names nobody", ref: "!private", opts: Options{AllowedRegistries: []string{"*", "*:*"}}, words: "not public"},
 		{name: "lying manifest", ref: "app@sha256:" + strings.Repeat("0", 64), wrap: fail("/manifests/", garbage), words: "content is not what its digest promises"},
 		{name: "manifest is no JSON", wrap: fail("/manifests/", garbage), words: "no valid JSON"},
 		{name: "huge manifest", wrap: fail("/manifests/", flood), words: "answer too large"},
@@ -76,6 +79,12 @@ func TestRootPullFailures(t *testing.T) {
 			ref := pushed
 			if tc.ref != "" {
 				ref = h.addr + "/" + tc.ref
+			}
+			if slices.Contains(tc.opts.AllowedRegistries, "!named") {
+				tc.opts.AllowedRegistries = []string{h.addr}
+			}
+			if tc.ref == "!private" {
+				ref = "169.254.169.254/app:v1"
 			}
 			if tc.ref == "!closed" {
 				ref = "127.0.0.1:1/app:v1"

@@ -70,6 +70,19 @@ func (s *Store) allowed(r name.Reference) error {
 	return fmt.Errorf("%w: the driver's allowed_registries do not cover %s", ErrNotAllowed, full)
 }
 
+// named gives the registries that the operator allowed by name. A glob names nobody: "*" must not open the host's
+// own network to every job.
+func named(globs []string) []string {
+	var out []string
+	for _, glob := range globs {
+		host, _, _ := strings.Cut(glob, "/")
+		if !strings.ContainsAny(host, `*?[\\`) {
+			out = append(out, host)
+		}
+	}
+	return out
+}
+
 // digested tells whether the reference itself fixes the content.
 func (r reference) digested() bool {
 	if r.remote == nil {

@@ -62,7 +62,7 @@ func Open(root string, opts Options) (*Store, error) {
 		opts: opts, log: opts.Logger, pins: map[string]int{}, trackers: map[string]*tracker{}, unsettled: map[string]bool{},
 		client: registry.New(registry.Options{
 			Logger: opts.Logger, Insecure: opts.InsecureRegistries, Mirrors: opts.Mirrors,
-			AuthFile: opts.AuthFile, Stall: opts.StallTimeout,
+			Named: named(opts.AllowedRegistries), AuthFile: opts.AuthFile, Stall: opts.StallTimeout,
 		}),
 	}
 	err = s.prepare(abs)

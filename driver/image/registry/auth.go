@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/config/configfile"
+	"github.com/docker/cli/cli/config/credentials"
 	"github.com/docker/cli/cli/config/types"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -30,12 +33,15 @@ func (c *Client) authenticator(ctx context.Context, reg name.Registry, creds Cre
 	if c.opts.AuthFile == "" || ctx.Err() != nil {
 		return authn.Anonymous, ctx.Err()
 	}
-	return fromFile(c.opts.AuthFile, reg)
+	return fromFile(ctx, c.opts.AuthFile, reg)
 }
+
+// maxAuthFile is far above what a file of credentials needs.
+const maxAuthFile = 1 << 20
 
 // fromFile reads a Docker config file, which may name credential helpers. It is read for every pull, so
 // that renewed credentials need no restart.
-func fromFile(path string, reg name.Registry) (authn.Authenticator, error) {
+func fromFile(ctx context.Context, path string, reg name.Registry) (authn.Authenticator, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return authn.Anonymous, nil
@@ -44,7 +50,7 @@ func fromFile(path string, reg name.Registry) (authn.Authenticator, error) {
 		return nil, fmt.Errorf("cannot open the registry credentials file: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	file, err := config.LoadFromReader(f)
+	file, err := config.LoadFromReader(io.LimitReader(f, maxAuthFile))
 	if err != nil {
 		// The parser's own error might quote what it read.
 		return nil, fmt.Errorf("cannot parse the registry credentials file %s: it is not a Docker config.json", path)
@@ -54,7 +60,7 @@ func fromFile(path string, reg name.Registry) (authn.Authenticator, error) {
 		keys = append(keys, authn.DefaultAuthKey)
 	}
 	for _, key := range keys {
-		ac, err := file.GetAuthConfig(key)
+		ac, err := lookUp(ctx, file, key)
 		if err != nil {
 			return nil, fmt.Errorf("cannot get credentials for %s from its credential helper: %w", reg.RegistryStr(), err)
 		}
@@ -67,4 +73,19 @@ func fromFile(path string, reg name.Registry) (authn.Authenticator, error) {
 		}
 	}
 	return authn.Anonymous, nil
+}
+
+// lookUp asks the registry's helper, if it has one, and then the file itself, as Docker does.
+func lookUp(ctx context.Context, file *configfile.ConfigFile, key string) (types.AuthConfig, error) {
+	helper, ok := file.CredentialHelpers[key]
+	if !ok {
+		helper = file.CredentialsStore
+	}
+	if helper != "" {
+		ac, err := askHelper(ctx, helper, key)
+		if err != nil || ac != (types.AuthConfig{}) {
+			return ac, err
+		}
+	}
+	return credentials.NewFileStore(file).Get(key)
 }

@@ -21,14 +21,18 @@ type Options struct {
 	Logger   hclog.Logger
 	Insecure []string            // host[:port] that may be spoken to over plain HTTP
 	Mirrors  map[string][]string // registry to host[:port][/prefix], asked in order before the registry itself
+	Named    []string            // host[:port] that may be at a private address, like those in Insecure and Mirrors
 	AuthFile string              // a Docker config.json
 	Stall    time.Duration       // how long an answer may bring nothing
 }
 
 // Client makes connections to registries; it is safe for concurrent use.
 type Client struct {
-	opts Options
-	base *http.Transport
+	opts  Options
+	named names
+	// Strangers' registries and those that the operator named share no connection: a redirect of the first kind
+	// must not lead to what only the second may reach.
+	strange, trusted *network
 }
 
 // New makes a client; it talks to nobody yet.
@@ -39,11 +43,34 @@ func New(opts Options) *Client {
 	if opts.Stall <= 0 {
 		opts.Stall = time.Minute
 	}
-	return &Client{opts: opts, base: newBase(opts.Stall)}
+	c := &Client{opts: opts, named: names{}}
+	c.named.add(opts.Insecure...)
+	c.named.add(opts.Named...)
+	for registry, mirrors := range opts.Mirrors {
+		c.named.add(registry)
+		for _, m := range mirrors {
+			host, _ := splitMirror(m)
+			c.named.add(host)
+		}
+	}
+	c.strange = newNetwork(names{}, opts.Stall, http.ProxyFromEnvironment)
+	c.trusted = newNetwork(c.named, opts.Stall, http.ProxyFromEnvironment)
+	return c
 }
 
 // Close drops idle connections.
-func (c *Client) Close() { c.base.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.strange.close()
+	c.trusted.close()
+}
+
+// network gives what a registry is to be reached by.
+func (c *Client) network(registry string) *network {
+	if c.named.has(registry) {
+		return c.trusted
+	}
+	return c.strange
+}
 
 // Parse reads an image's reference; it knows which registries speak plain HTTP.
 func (c *Client) Parse(ref string) (name.Reference, error) {
@@ -97,7 +124,7 @@ func (c *Client) openAt(ctx context.Context, repo name.Repository, id string, cr
 	if err != nil {
 		return nil, nil, err
 	}
-	inner := transport.NewRetry(&policy{base: c.base, insecure: c.opts.Insecure}, transport.WithRetryPredicate(worthRetry))
+	inner := transport.NewRetry(&policy{base: c.network(repo.RegistryStr()), insecure: c.opts.Insecure}, transport.WithRetryPredicate(worthRetry))
 	rt, err := transport.NewWithContext(ctx, repo.Registry, auth, inner, []string{repo.Scope(transport.PullScope)})
 	if err != nil {
 		return nil, nil, classify(cause(ctx, err))

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
@@ -14,6 +16,7 @@ var (
 	ErrNotFound     = errors.New("not found")
 	ErrUnauthorized = errors.New("access denied")
 	ErrPlainHTTP    = errors.New("plain HTTP refused")
+	ErrPrivate      = errors.New("the registry, or where it leads, is at an address that is not public")
 	ErrCorrupt      = errors.New("content is not what its digest promises")
 	ErrTooLarge     = errors.New("answer too large")
 	ErrStalled      = errors.New("no data arrived in time")
@@ -22,7 +25,7 @@ var (
 // IsFatal tells whether another try would fail alike. Everything else a registry or the network does
 // may pass: time-outs, resets, 429 and 5xx.
 func IsFatal(err error) bool {
-	for _, e := range []error{ErrNotFound, ErrUnauthorized, ErrPlainHTTP, ErrCorrupt, ErrTooLarge} {
+	for _, e := range []error{ErrNotFound, ErrUnauthorized, ErrPlainHTTP, ErrPrivate, ErrCorrupt, ErrTooLarge} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -36,10 +39,12 @@ func classify(err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, ErrPrivate):
+		return ErrPrivate // and not which address: a stranger learns nothing about the host's network
 	case errors.Is(err, ErrPlainHTTP):
 		return ErrPlainHTTP
 	case !errors.As(err, &te):
-		return err
+		return brief{scrub(err)}
 	case te.StatusCode == http.StatusNotFound:
 		return fmt.Errorf("%w (HTTP 404)", ErrNotFound)
 	case te.StatusCode == http.StatusUnauthorized, te.StatusCode == http.StatusForbidden:
@@ -47,6 +52,29 @@ func classify(err error) error {
 	}
 	// The library's text may quote the answer's body, which a stranger wrote; the status is enough.
 	return fmt.Errorf("the registry answered HTTP %d", te.StatusCode)
+}
+
+// brief is an error of a library in one line of bounded length. What follows may be a quotation of what a stranger,
+// or a token server with a fresh token, has answered.
+type brief struct{ error }
+
+func (b brief) Error() string {
+	line, _, _ := strings.Cut(b.error.Error(), "\n")
+	return printable(line)
+}
+
+func (b brief) Unwrap() error { return b.error }
+
+func printable(s string) string { return strings.ToValidUTF8(s[:min(len(s), 300)], "?") }
+
+// scrub takes the URLs out of a client's error: after a redirect one may hold a signature that is as good as a
+// password.
+func scrub(err error) error {
+	var ue *url.Error
+	for errors.As(err, &ue) {
+		err = ue.Err
+	}
+	return err
 }
 
 // cause prefers the reason for which a context was cancelled over the transport's "context canceled".

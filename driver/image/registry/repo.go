@@ -84,7 +84,7 @@ func (r *Repo) get(ctx context.Context, what string, from, to int64) (*http.Resp
 	}
 	resp, err := r.http.Do(req)
 	if err != nil {
-		return nil, classify(cause(ctx, scrub(err)))
+		return nil, classify(cause(ctx, err))
 	}
 	err = transport.CheckError(resp, http.StatusOK, http.StatusPartialContent)
 	if err != nil {
@@ -92,13 +92,4 @@ func (r *Repo) get(ctx context.Context, what string, from, to int64) (*http.Resp
 		return nil, classify(err)
 	}
 	return resp, nil
-}
-
-// scrub takes the URL out of a client's error: after a redirect it may hold a signature that is as good
-// as a password.
-func scrub(err error) error {
-	if ue, ok := err.(*url.Error); ok { //nolint:errorlint // the client's own outermost error, never a wrapped one
-		return ue.Err
-	}
-	return err
 }
