@@ -75,13 +75,18 @@ type Config struct {
 		Searches []string `codec:"searches"`
 		Options  []string `codec:"options"`
 	} `codec:"dns"`
+	ExtraLabels          []string `codec:"extra_labels"`
+	DisableLogCollection bool     `codec:"disable_log_collection"`
 
-	AllowCaps        []string `codec:"allow_caps"`
-	AllowHostNetwork bool     `codec:"allow_host_network"`
-	AllowHostUsers   bool     `codec:"allow_userns_host"`
-	AllowVolumes     bool     `codec:"allow_volumes"`
-	AllowSysctls     []string `codec:"allow_sysctls"`
-	AllowImageDirs   []string `codec:"allow_image_dirs"`
+	AllowCaps            []string `codec:"allow_caps"`
+	AllowHostNetwork     bool     `codec:"allow_host_network"`
+	AllowHostUsers       bool     `codec:"allow_userns_host"`
+	AllowVolumes         bool     `codec:"allow_volumes"`
+	AllowSysctls         []string `codec:"allow_sysctls"`
+	AllowImageDirs       []string `codec:"allow_image_dirs"`
+	AllowDevices         []string `codec:"allow_devices"`
+	AllowSwap            bool     `codec:"allow_swap"`
+	AllowUnlimitedMemory bool     `codec:"allow_unlimited_memory"`
 }
 
 // Mirror is a registry's stand-ins, asked in order before it.
@@ -119,6 +124,16 @@ type JobConfig struct {
 	DiskLimit      string             `codec:"disk_limit"`
 	PidsLimit      int64              `codec:"pids_limit"`
 	CPUHardLimit   bool               `codec:"cpu_hard_limit"`
+	CPUPeriod      int64              `codec:"cpu_cfs_period"`
+	MemorySwap     string             `codec:"memory_swap"`
+	Swappiness     *int64             `codec:"memory_swappiness"`
+	OOMScoreAdj    int                `codec:"oom_score_adj"`
+	GroupAdd       []string           `codec:"group_add"`
+	Devices        []JobDevice        `codec:"devices"`
+	Ports          []string           `codec:"ports"`
+	DNSServers     []string           `codec:"dns_servers"`
+	DNSSearches    []string           `codec:"dns_search_domains"`
+	DNSOptions     []string           `codec:"dns_options"`
 	Ulimit         hclutils.MapStrStr `codec:"ulimit"`
 	Sysctl         hclutils.MapStrStr `codec:"sysctl"`
 	CapAdd         []string           `codec:"cap_add"`
@@ -126,6 +141,21 @@ type JobConfig struct {
 	ExtraHosts     []string           `codec:"extra_hosts"`
 	Labels         hclutils.MapStrStr `codec:"labels"`
 	Lease          JobLease           `codec:"lease"`
+
+	// What other drivers know and this one refuses, with a reason that is better than "unsupported argument".
+	Privileged bool               `codec:"privileged"`
+	PIDMode    string             `codec:"pid_mode"`
+	IPCMode    string             `codec:"ipc_mode"`
+	UTSMode    string             `codec:"uts_mode"`
+	CgroupNS   string             `codec:"cgroupns"`
+	PortMap    hclutils.MapStrInt `codec:"port_map"`
+}
+
+// JobDevice is a node of the host's that the job asks for.
+type JobDevice struct {
+	HostPath    string `codec:"host_path"`
+	Path        string `codec:"container_path"`
+	Permissions string `codec:"cgroup_permissions"`
 }
 
 // JobAuth is the job's own credentials for its image's registry.
@@ -142,6 +172,8 @@ type JobMount struct {
 	ReadOnly bool   `codec:"readonly"`
 	Size     string `codec:"size"`
 	Mode     string `codec:"mode"`
+	// Propagation is private or host-to-task, for type bind.
+	Propagation string `codec:"propagation"`
 }
 
 // JobLease is the task's dead-man's switch: it starts when the file, in the task's directory but outside what the
@@ -177,6 +209,8 @@ func configSpec() *hclspec.Spec {
 		"dns": block("dns", map[string]*hclspec.Spec{
 			"servers": strings("servers"), "searches": strings("searches"), "options": strings("options"),
 		}),
+		"extra_labels": strings("extra_labels"), "disable_log_collection": flag("disable_log_collection"),
+		"allow_devices": strings("allow_devices"), "allow_swap": flag("allow_swap"), "allow_unlimited_memory": flag("allow_unlimited_memory"),
 		"allow_caps": strings("allow_caps"), "allow_host_network": flag("allow_host_network"),
 		"allow_userns_host": flag("allow_userns_host"), "allow_volumes": flag("allow_volumes"), "allow_sysctls": strings("allow_sysctls"),
 		"allow_image_dirs": strings("allow_image_dirs"),
@@ -193,17 +227,29 @@ func jobSpec() *hclspec.Spec {
 			"type": hclspec.NewAttr("type", "string", false), "source": hclspec.NewAttr("source", "string", false),
 			"target": hclspec.NewAttr("target", "string", true), "readonly": hclspec.NewAttr("readonly", "bool", false),
 			"size": hclspec.NewAttr("size", "string", false), "mode": hclspec.NewAttr("mode", "string", false),
+			"propagation": hclspec.NewAttr("propagation", "string", false),
+		})),
+		"devices": hclspec.NewBlockList("devices", hclspec.NewObject(map[string]*hclspec.Spec{
+			"host_path": hclspec.NewAttr("host_path", "string", true), "container_path": hclspec.NewAttr("container_path", "string", false),
+			"cgroup_permissions": hclspec.NewAttr("cgroup_permissions", "string", false),
 		})),
 		"lease": hclspec.NewBlock("lease", false, hclspec.NewObject(map[string]*hclspec.Spec{
 			"file": hclspec.NewAttr("file", "string", true), "ttl": hclspec.NewAttr("ttl", "string", true),
 		})),
 	}
 	kinds := map[string][]string{
-		"string":            {"image_pull_policy", "command", "work_dir", "hostname", "network_mode", "userns_mode", "shm_size", "disk_limit"},
-		"list(string)":      {"entrypoint", "args", "volumes", "cap_add", "cap_drop", "extra_hosts"},
+		"string": {
+			"image_pull_policy", "command", "work_dir", "hostname", "network_mode", "userns_mode", "shm_size", "disk_limit", "memory_swap",
+			"pid_mode", "ipc_mode", "uts_mode", "cgroupns",
+		},
+		"list(string)": {
+			"entrypoint", "args", "volumes", "cap_add", "cap_drop", "extra_hosts", "group_add", "ports",
+			"dns_servers", "dns_search_domains", "dns_options",
+		},
 		"list(map(string))": {"ulimit", "sysctl", "labels"},
-		"bool":              {"readonly_rootfs", "cpu_hard_limit"},
-		"number":            {"pids_limit"},
+		"list(map(number))": {"port_map"},
+		"bool":              {"readonly_rootfs", "cpu_hard_limit", "privileged"},
+		"number":            {"pids_limit", "cpu_cfs_period", "memory_swappiness", "oom_score_adj"},
 	}
 	for kind, names := range kinds {
 		for _, name := range names {

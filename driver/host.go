@@ -17,6 +17,11 @@ func hostCPUs() int { return runtime.NumCPU() }
 // readHost reads what this machine and this process may hand on to a sandbox.
 func readHost() sandbox.Host {
 	h := sandbox.Host{Capabilities: boundingSet(), Rlimits: ownLimits(), CgroupV2: cgroupV2()}
+	var info unix.Sysinfo_t
+	err := unix.Sysinfo(&info)
+	if err == nil {
+		h.MemoryBytes = int64(info.Totalram) * int64(info.Unit)
+	}
 	text, err := os.ReadFile("/proc/self/oom_score_adj")
 	if err == nil {
 		h.OOMScoreAdj, _ = strconv.Atoi(strings.TrimSpace(string(text)))

@@ -11,7 +11,6 @@ import (
 
 	"github.com/hashicorp/nomad/client/allocdir"
 	"github.com/hashicorp/nomad/plugins/drivers"
-	"golang.org/x/sys/unix"
 
 	"pangaea/driver/sandbox"
 	"pangaea/driver/supervisor"
@@ -20,8 +19,8 @@ import (
 // minLeaseTTL leaves the writer of a lease time for one hiccup.
 const minLeaseTTL = 2 * time.Second
 
-// planMounts lists the task's own directories, the volumes that Nomad resolved, devices of other device plugins, and
-// what the job asks for, which rules.go has already judged.
+// planMounts lists the task's own directories, the volumes that Nomad resolved, and what the job asks for, which
+// rules.go has already judged.
 func planMounts(t *sandbox.Task, cfg *drivers.TaskConfig, job *JobConfig) error {
 	dir := cfg.TaskDir()
 	t.Binds = []sandbox.Bind{
@@ -31,8 +30,10 @@ func planMounts(t *sandbox.Task, cfg *drivers.TaskConfig, job *JobConfig) error 
 	}
 	for _, m := range cfg.Mounts {
 		b := sandbox.Bind{Source: m.HostPath, Target: path.Join("/", m.TaskPath), ReadOnly: m.Readonly, Mapped: true}
-		if m.PropagationMode == "host-to-task" || m.PropagationMode == "rslave" {
-			b.Propagation = "rslave"
+		var err error
+		b.Propagation, err = propagation(m.PropagationMode)
+		if err != nil {
+			return fmt.Errorf("cannot mount volume at %q: %w", m.TaskPath, err)
 		}
 		t.Binds = append(t.Binds, b)
 	}
@@ -49,13 +50,29 @@ func planMounts(t *sandbox.Task, cfg *drivers.TaskConfig, job *JobConfig) error 
 			return err
 		}
 	}
-	return planDevices(t, cfg.Devices)
+	return nil
+}
+
+// propagation tells whether what the host mounts later below a volume shows in the task. The other direction would have
+// a task's mounts show on the host.
+func propagation(mode string) (string, error) {
+	switch mode {
+	case "", "private", "rprivate":
+		return "rprivate", nil
+	case "host-to-task", "rslave":
+		return "rslave", nil
+	}
+	return "", fmt.Errorf(`propagation %q is not possible: use "private" or "host-to-task"; a sandbox mounts nothing on its host`, mode)
 }
 
 func planMount(t *sandbox.Task, m JobMount) error {
 	switch m.Type {
 	case "bind":
-		t.Binds = append(t.Binds, sandbox.Bind{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly, Mapped: true})
+		mode, err := propagation(m.Propagation)
+		if err != nil {
+			return fmt.Errorf("cannot mount at %q: %w", m.Target, err)
+		}
+		t.Binds = append(t.Binds, sandbox.Bind{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly, Mapped: true, Propagation: mode})
 	case "tmpfs", "":
 		size, err := parseSize(m.Size)
 		if err != nil {
@@ -82,27 +99,6 @@ func parseVolume(text string) (sandbox.Bind, error) {
 		return sandbox.Bind{}, fmt.Errorf("cannot read volume %q: write it like /host/path:/task/path:ro", text)
 	}
 	return sandbox.Bind{Source: parts[0], Target: parts[1], ReadOnly: len(parts) == 3 && parts[2] == "ro", Mapped: true}, nil
-}
-
-// planDevices adds the nodes that other device plugins granted. NVIDIA's are not taken from here: their one way in is
-// the grant.
-func planDevices(t *sandbox.Task, devices []*drivers.DeviceConfig) error {
-	for _, d := range devices {
-		if strings.HasPrefix(path.Base(d.TaskPath), "nvidia") || strings.HasPrefix(path.Base(d.HostPath), "nvidia") {
-			return fmt.Errorf("cannot pass on device %q: NVIDIA GPUs are granted by Pangaea's device plugin only", d.HostPath)
-		}
-		var st unix.Stat_t
-		err := unix.Stat(d.HostPath, &st)
-		if err != nil {
-			return fmt.Errorf("cannot read device %q: %w", d.HostPath, err)
-		}
-		kind := map[uint32]string{unix.S_IFCHR: "c", unix.S_IFBLK: "b"}[st.Mode&unix.S_IFMT]
-		t.Device = append(t.Device, sandbox.Device{
-			Source: d.HostPath, Target: path.Clean(d.TaskPath), Type: kind,
-			Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)), Access: d.Permissions,
-		})
-	}
-	return nil
 }
 
 // lease is the task's dead-man's switch. Its file lies in the task's directory on the host, where Nomad's templates

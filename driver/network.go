@@ -38,7 +38,7 @@ func joinNetwork(t *sandbox.Task, cfg *drivers.TaskConfig, job *JobConfig) error
 //
 // The sandbox can't do the first two itself, since the namespace belongs to the host's users, and the host's own /sys
 // would tell about the host's interfaces. The mount is only needed until the sandbox has its own copy of it.
-func enterNetwork(dir, netns string) (netip.Addr, error) {
+func enterNetwork(dir, netns string, sysctls map[string]string) (netip.Addr, error) {
 	place := sysfsDir(dir)
 	err := os.Mkdir(place, 0o755)
 	if err != nil && !errors.Is(err, os.ErrExist) {
@@ -50,7 +50,7 @@ func enterNetwork(dir, netns string) (netip.Addr, error) {
 	}
 	done := make(chan outcome, 1)
 	go onThrowawayThread(func() {
-		address, err := enterHere(place, netns)
+		address, err := enterHere(place, netns, sysctls)
 		done <- outcome{address, err}
 	})
 	o := <-done
@@ -75,7 +75,7 @@ func onThrowawayThread(f func()) {
 	<-done
 }
 
-func enterHere(place, netns string) (address netip.Addr, err error) {
+func enterHere(place, netns string, sysctls map[string]string) (address netip.Addr, err error) {
 	if netns != "" {
 		err = setNetns(netns)
 		if err != nil {
@@ -85,6 +85,10 @@ func enterHere(place, netns string) (address netip.Addr, err error) {
 		err = os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0)
 		if err != nil {
 			return address, fmt.Errorf("cannot open the group's ports: %w", err)
+		}
+		err = writeNetworkSysctls(sysctls)
+		if err != nil {
+			return address, err
 		}
 		address = firstAddress()
 	}
@@ -156,11 +160,7 @@ func writeNetworkFiles(dir string, cfg *drivers.TaskConfig, job *JobConfig, s *s
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the task's hostname file: %w", err)
 	}
-	dns := cfg.DNS
-	if dns == nil && len(s.DNS.Servers)+len(s.DNS.Searches)+len(s.DNS.Options) > 0 {
-		dns = &drivers.DNSConfig{Servers: s.DNS.Servers, Searches: s.DNS.Searches, Options: s.DNS.Options}
-	}
-	_, err = resolvconf.GenerateDNSMount(etc, dns)
+	_, err = resolvconf.GenerateDNSMount(etc, nameServers(cfg, job, s))
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the task's resolv.conf: %w", err)
 	}
@@ -169,6 +169,37 @@ func writeNetworkFiles(dir string, cfg *drivers.TaskConfig, job *JobConfig, s *s
 		binds = append(binds, sandbox.Bind{Source: filepath.Join(etc, name), Target: "/etc/" + name, ReadOnly: true})
 	}
 	return binds, nil
+}
+
+// nameServers are the task's own, else its group's, else the operator's; nil means the host's.
+func nameServers(cfg *drivers.TaskConfig, job *JobConfig, s *settings) *drivers.DNSConfig {
+	switch {
+	case len(job.DNSServers)+len(job.DNSSearches)+len(job.DNSOptions) > 0:
+		return &drivers.DNSConfig{Servers: job.DNSServers, Searches: job.DNSSearches, Options: job.DNSOptions}
+	case cfg.DNS != nil:
+		return cfg.DNS
+	case len(s.DNS.Servers)+len(s.DNS.Searches)+len(s.DNS.Options) > 0:
+		return &drivers.DNSConfig{Servers: s.DNS.Servers, Searches: s.DNS.Searches, Options: s.DNS.Options}
+	}
+	return nil
+}
+
+// checkPorts holds the job to ports that its group has. The ports themselves are open without the driver's doing: the
+// group's network maps them, and a task in the host's binds them itself.
+func checkPorts(cfg *drivers.TaskConfig, job *JobConfig, reachable bool) error {
+	for _, label := range job.Ports {
+		known := false
+		if cfg.Resources != nil && cfg.Resources.Ports != nil {
+			_, known = cfg.Resources.Ports.Get(label)
+		}
+		if !known {
+			return fmt.Errorf("cannot use port %q: the group's network block has none of that label", label)
+		}
+		if !reachable {
+			return fmt.Errorf(`cannot use port %q: the task has a network of its own; give its group network { mode = "bridge" }`, label)
+		}
+	}
+	return nil
 }
 
 // hostsFile writes names for the loopback addresses, the allocation's address and what the job adds. A newline in any

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
@@ -29,14 +30,16 @@ func TestRootGroupNetwork(t *testing.T) {
 	group := func(c *drivers.TaskConfig) {
 		c.NetworkIsolation = &drivers.NetworkIsolationSpec{Mode: drivers.NetIsolationModeGroup, Path: "/run/netns/" + name}
 		c.DNS = &drivers.DNSConfig{Servers: []string{"192.0.2.53"}, Searches: []string{"pool.example"}}
+		c.Resources.Ports = &structs.AllocatedPorts{{Label: "http", Value: 2000, To: 80}}
 	}
 	job := sh(`ls /sys/class/net; grep web /etc/hosts; grep 192 /etc/resolv.conf; touch /sys/x || echo read-only
-		touch /etc/hosts || echo read-only; cat /proc/sys/net/ipv4/ip_unprivileged_port_start`)
+		touch /etc/hosts || echo read-only; cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/tcp_fin_timeout`)
+	job.Sysctl, job.Ports = map[string]string{"net.ipv4.tcp_fin_timeout": "23"}, []string{"http"}
 	cfg := w.task(t, job)
 	group(cfg)
 	w.start(t, cfg)
 	w.wait(t, cfg.ID)
-	w.says(t, cfg, "inside0\ninside1\nlo\n172.26.64.5 web-"+cfg.AllocID[:8]+"\nnameserver 192.0.2.53\nread-only\nread-only\n0\n")
+	w.says(t, cfg, "inside0\ninside1\nlo\n172.26.64.5 web-"+cfg.AllocID[:8]+"\nnameserver 192.0.2.53\nread-only\nread-only\n0\n23\n")
 
 	host, err := os.ReadDir("/sys/class/net")
 	must.NoError(t, err)
@@ -89,5 +92,11 @@ func TestThrowawayThreadIsNeverTheFirst(t *testing.T) {
 		thread := make(chan int)
 		go onThrowawayThread(func() { thread <- unix.Gettid() })
 		must.NotEq(t, os.Getpid(), <-thread)
+	}
+}
+
+func TestSysctlOfTheHostIsRefused(t *testing.T) {
+	for _, key := range []string{"kernel.core_pattern", "net/../kernel/core_pattern", "net...kernel.core_pattern", "vm.overcommit_memory"} {
+		must.ErrorContains(t, writeNetworkSysctls(map[string]string{key: "x"}), "the host's", must.Sprint(key))
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -12,8 +11,6 @@ import (
 	"pangaea/driver/gpu"
 	"pangaea/driver/sandbox"
 )
-
-const cpuPeriod = 100_000 // microseconds
 
 // imageFacts is what the driver reads of an image's configuration.
 type imageFacts struct {
@@ -50,9 +47,9 @@ func plan(cfg *drivers.TaskConfig, job *JobConfig, image imageFacts, s *settings
 		ImageEnv:       image.Env,
 		Env:            cfg.Env,
 		HostUsers:      job.UsernsMode == "host",
-		Sysctls:        job.Sysctl,
 		CgroupsPath:    cgroupPath(cfg, h),
-		Labels:         job.Labels,
+		Labels:         labels(cfg, job, s),
+		OOMScoreAdj:    job.OOMScoreAdj,
 	}
 	if job.UsernsMode != "" && job.UsernsMode != "host" {
 		return t, fmt.Errorf(`cannot use userns_mode %q: it is "host", or left out`, job.UsernsMode)
@@ -82,8 +79,16 @@ func plan(cfg *drivers.TaskConfig, job *JobConfig, image imageFacts, s *settings
 	if err != nil {
 		return t, err
 	}
+	t.Sysctls, _ = splitSysctls(job.Sysctl, t.Netns != "")
+	err = checkPorts(cfg, job, t.Netns != "" || t.HostNetwork)
+	if err != nil {
+		return t, err
+	}
 	err = planMounts(&t, cfg, job)
-	return t, err
+	if err != nil {
+		return t, err
+	}
+	return t, planDevices(&t, cfg.Devices, job.Devices)
 }
 
 func workDir(job *JobConfig, image imageFacts) string {
@@ -108,72 +113,6 @@ func jobCaps(job *JobConfig) ([]string, error) {
 		}
 	}
 	return caps, nil
-}
-
-// rlimits reads limits like nofile = "1024:4096".
-func rlimits(in map[string]string) (map[string]sandbox.Limit, error) {
-	out := map[string]sandbox.Limit{}
-	for name, text := range in {
-		soft, hard, two := strings.Cut(text, ":")
-		if !two {
-			hard = soft
-		}
-		s, err := limitValue(soft)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read ulimit %s = %q: %w", name, text, err)
-		}
-		h, err := limitValue(hard)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read ulimit %s = %q: %w", name, text, err)
-		}
-		key := "RLIMIT_" + strings.TrimPrefix(strings.ToUpper(name), "RLIMIT_")
-		if !slices.Contains(sandbox.RlimitNames(), key) {
-			return nil, fmt.Errorf("cannot set ulimit %q: there is no such limit for tasks", name)
-		}
-		out[key] = sandbox.Limit{Soft: s, Hard: h}
-	}
-	return out, nil
-}
-
-func limitValue(text string) (uint64, error) {
-	if text == "unlimited" || text == "-1" {
-		return ^uint64(0), nil
-	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("write a number, soft:hard, or unlimited")
-	}
-	return n, nil
-}
-
-// resources are Nomad's, with the operator's bound on processes.
-func resources(cfg *drivers.TaskConfig, job *JobConfig, s *settings, h *sandbox.Host) (sandbox.Resources, error) {
-	r := sandbox.Resources{Pids: s.pids}
-	if job.PidsLimit < 0 || job.PidsLimit > s.pids {
-		return r, fmt.Errorf("cannot set pids_limit to %d: this host's operator allows 1 to %d", job.PidsLimit, s.pids)
-	}
-	if job.PidsLimit > 0 {
-		r.Pids = job.PidsLimit
-	}
-	if cfg.Resources == nil || cfg.Resources.LinuxResources == nil {
-		return r, fmt.Errorf("internal error: Nomad handed over no resources")
-	}
-	l := cfg.Resources.LinuxResources
-	r.MemoryBytes, r.CPUShares = l.MemoryLimitBytes, l.CPUShares
-	if n := cfg.Resources.NomadResources; n != nil {
-		r.MemoryReservation = n.Memory.MemoryMB << 20
-		if r.MemoryBytes == 0 {
-			r.MemoryBytes = max(n.Memory.MemoryMB, n.Memory.MemoryMaxMB) << 20
-		}
-	}
-	if h.CgroupV2 {
-		// On v1 the cores are in the cpuset that Nomad made.
-		r.Cpus = l.CpusetCpus
-	}
-	if job.CPUHardLimit && l.PercentTicks > 0 {
-		r.CPUPeriod, r.CPUQuota = cpuPeriod, int64(l.PercentTicks*cpuPeriod*float64(hostCPUs()))
-	}
-	return r, nil
 }
 
 // cgroupPath is where Nomad wants the task: on v2 the directory that it hands over, on v1 the directory that it makes

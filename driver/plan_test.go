@@ -190,6 +190,9 @@ func TestRules_table(t *testing.T) {
 		{"allow_caps", JobConfig{CapAdd: []string{"CAP_CHOWN"}}, Config{AllowCaps: []string{"chown"}}},
 		{"allow_caps", JobConfig{CapAdd: []string{"nonsense"}}, Config{}},
 		{"allow_sysctls", JobConfig{Sysctl: map[string]string{"net/core/somaxconn": "1"}}, Config{AllowSysctls: []string{"net.core.somaxconn"}}},
+		{"allow_devices", JobConfig{Devices: []JobDevice{{HostPath: "/dev/fuse"}}}, Config{AllowDevices: []string{"/dev/fuse"}}},
+		{"allow_swap", JobConfig{MemorySwap: "1GiB"}, Config{AllowSwap: true}},
+		{"allow_swap", JobConfig{Swappiness: new(int64)}, Config{AllowSwap: true}},
 	}
 	for _, c := range cases {
 		err := permit(&c.job, newSettings(Config{}))
@@ -199,4 +202,5 @@ func TestRules_table(t *testing.T) {
 		}
 	}
 	must.NoError(t, permit(&JobConfig{}, newSettings(Config{})))
+	must.NoError(t, permit(&JobConfig{Sysctl: map[string]string{"net/ipv4/tcp_wmem": "1 2 3"}}, newSettings(Config{})))
 }

@@ -1,9 +1,14 @@
 package driver
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"pangaea/driver/sandbox"
 )
 
 // rule is one thing that weakens a sandbox, and the operator's option that it needs.
@@ -38,12 +43,43 @@ func rules() []rule {
 		}},
 		{"allow_sysctls", func(j *JobConfig, s *settings) string {
 			for key := range j.Sysctl {
-				if !slices.Contains(s.AllowSysctls, strings.ReplaceAll(key, "/", ".")) {
+				key = strings.ReplaceAll(key, "/", ".")
+				if !sandbox.SafeSysctl(key) && !slices.Contains(s.AllowSysctls, key) {
 					return fmt.Sprintf("sysctl %q", key)
 				}
 			}
 			return ""
 		}},
+		{"allow_devices", func(j *JobConfig, s *settings) string {
+			for _, d := range j.Devices {
+				if !slices.Contains(s.AllowDevices, d.HostPath) {
+					return fmt.Sprintf("device %q", d.HostPath)
+				}
+			}
+			return ""
+		}},
+		{"allow_swap = true", func(j *JobConfig, s *settings) string {
+			return unless(s.AllowSwap || (j.MemorySwap == "" && j.Swappiness == nil), "swap by memory_swap or memory_swappiness")
+		}},
+	}
+}
+
+// refusal is something that other drivers do and no operator can allow here.
+type refusal struct {
+	asked func(*JobConfig) bool
+	text  string
+}
+
+// refusals says what to do instead.
+func refusals() []refusal {
+	shared := func(mode string) bool { return mode != "" && mode != "private" }
+	return []refusal{
+		{func(j *JobConfig) bool { return j.Privileged }, "privileged: such a task owns its host; name the devices or capabilities that it needs (devices, cap_add)"},
+		{func(j *JobConfig) bool { return shared(j.PIDMode) }, "pid_mode: a task outside its own pid namespace sees and signals other tenants' processes"},
+		{func(j *JobConfig) bool { return shared(j.IPCMode) }, "ipc_mode: a task outside its own ipc namespace reaches other tenants' memory; shm_size makes its own larger"},
+		{func(j *JobConfig) bool { return shared(j.UTSMode) }, "uts_mode: a task outside its own uts namespace could rename the host; hostname names the task's own"},
+		{func(j *JobConfig) bool { return shared(j.CgroupNS) }, "cgroupns: a task outside its own cgroup namespace sees the host's and other tenants' cgroups"},
+		{func(j *JobConfig) bool { return len(j.PortMap) > 0 }, `port_map: map ports in the group's network block, as in port "http" { to = 80 }`},
 	}
 }
 
@@ -56,6 +92,11 @@ func unless(ok bool, what string) string {
 
 // permit refuses a job that asks for more than the operator allows.
 func permit(j *JobConfig, s *settings) error {
+	for _, r := range refusals() {
+		if r.asked(j) {
+			return fmt.Errorf("cannot use %s", r.text)
+		}
+	}
 	for _, r := range rules() {
 		what := r.asked(j, s)
 		if what != "" {
@@ -63,6 +104,14 @@ func permit(j *JobConfig, s *settings) error {
 		}
 	}
 	return nil
+}
+
+// permitMemory refuses a task without a memory limit, which a job asks for in its resources and not in its config.
+func permitMemory(cfg *drivers.TaskConfig, s *settings) error {
+	if s.AllowUnlimitedMemory || cfg.Resources == nil || cfg.Resources.NomadResources == nil || cfg.Resources.NomadResources.Memory.MemoryMaxMB != noMemoryLimit {
+		return nil
+	}
+	return errors.New("memory_max = -1 is not allowed on this host; its operator can allow it with the runc driver's option allow_unlimited_memory = true")
 }
 
 // capabilityNames are Linux's, as of 6.x.

@@ -3,6 +3,7 @@ package driver
 import (
 	"fmt"
 	"math"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -61,6 +62,7 @@ func newSettings(c Config) *settings {
 	s.watermarks()
 	s.userRange()
 	s.allowedCaps()
+	s.allowedLists()
 	return s
 }
 
@@ -125,6 +127,21 @@ func (s *settings) allowedCaps() {
 			continue
 		}
 		s.caps = append(s.caps, c)
+	}
+}
+
+// allowedLists checks what would otherwise never match and seem to have been allowed.
+func (s *settings) allowedLists() {
+	for _, device := range s.AllowDevices {
+		if !strings.HasPrefix(device, "/dev/") || filepath.Clean(device) != device {
+			s.problem("allow_devices: %q must be a clean path below /dev", device)
+		}
+	}
+	for _, pattern := range s.ExtraLabels {
+		_, err := path.Match(pattern, "")
+		if err != nil {
+			s.problem("extra_labels: %q is no pattern: write a name such as job_name, or task*", pattern)
+		}
 	}
 }
 

@@ -46,6 +46,13 @@ func TestJobConfig(t *testing.T) {
 		volumes = ["/x:/y:ro"]
 		lease { file = "lease" ttl = "30s" }
 		extra_hosts = ["db:192.0.2.1"]
+		group_add = ["video"]
+		memory_swap = "1GiB"
+		memory_swappiness = 0
+		devices = [{ host_path = "/dev/fuse", container_path = "/dev/own", cgroup_permissions = "r" }]
+		ports = ["http"]
+		port_map { http = 80 }
+		privileged = true
 	}`, &job)
 	must.Eq(t, JobConfig{
 		Image: "registry.example/app:1", PullPolicy: "always", Auth: JobAuth{"u", "p"}, Entrypoint: []string{"/init"}, Command: "run",
@@ -53,7 +60,12 @@ func TestJobConfig(t *testing.T) {
 		Ulimit: map[string]string{"nofile": "1:2"}, Sysctl: map[string]string{"kernel.shmmax": "1"}, Labels: map[string]string{"a": "b"},
 		Mounts:  []JobMount{{Target: "/scratch", Size: "1MiB"}, {Type: "bind", Source: "/a", Target: "/b", ReadOnly: true}},
 		Volumes: []string{"/x:/y:ro"}, Lease: JobLease{"lease", "30s"}, ExtraHosts: []string{"db:192.0.2.1"},
+		GroupAdd: []string{"video"}, MemorySwap: "1GiB", Swappiness: new(int64), Devices: []JobDevice{{"/dev/fuse", "/dev/own", "r"}},
+		Ports: []string{"http"}, PortMap: map[string]int{"http": 80}, Privileged: true,
 	}, job)
+	var plain JobConfig
+	hclutils.NewConfigParser(jobSpec()).ParseHCL(t, `config { image = "a" }`, &plain)
+	must.Nil(t, plain.Swappiness, must.Sprint("0 is a choice, and none is none"))
 }
 
 func TestPluginConfig(t *testing.T) {
@@ -104,6 +116,9 @@ func TestSettings_problems(t *testing.T) {
 			Count int64 `codec:"count"`
 		}{Start: 1 << 62, Count: 1 << 62}}}, // their sum is negative
 		{"allow_caps", Config{AllowCaps: []string{"everything"}}},
+		{"allow_devices", Config{AllowDevices: []string{"/dev/../etc/shadow"}}},
+		{"allow_devices", Config{AllowDevices: []string{"/var/lib/disk"}}},
+		{"extra_labels", Config{ExtraLabels: []string{"["}}},
 	}
 	for _, c := range cases {
 		t.Run(c.text, func(t *testing.T) {

@@ -133,6 +133,9 @@ func (s *startup) validate() error {
 		return fmt.Errorf("cannot start tasks: the driver's own configuration is wrong: %s", s.conf.problems[0])
 	}
 	err = permit(&s.job, s.conf)
+	if err == nil {
+		err = permitMemory(s.cfg, s.conf)
+	}
 	if err != nil {
 		return err
 	}
@@ -210,10 +213,17 @@ func (s *startup) findUser() (err error) {
 		user = s.facts.User
 	}
 	s.plan.User, err = resolveUser(s.plan.Rootfs, user)
+	if err == nil {
+		err = addGroups(s.plan.Rootfs, &s.plan.User, s.job.GroupAdd)
+	}
 	return err
 }
 
 func (s *startup) grant() error {
+	err := s.makeNodes()
+	if err != nil {
+		return err
+	}
 	edits, err := s.gpus.Edits(s.uuids)
 	if err != nil {
 		return structs.NewRecoverableError(fmt.Errorf("cannot give the task its GPUs: %w", err), true)
@@ -226,7 +236,8 @@ func (s *startup) network() error {
 	address := "127.0.1.1"
 	if s.plan.Netns != "" || s.plan.HostNetwork {
 		s.plan.Sysfs = sysfsDir(s.dir)
-		found, err := enterNetwork(s.dir, s.plan.Netns)
+		_, sysctls := splitSysctls(s.job.Sysctl, s.plan.Netns != "")
+		found, err := enterNetwork(s.dir, s.plan.Netns, sysctls)
 		if err != nil {
 			return err
 		}
@@ -255,13 +266,14 @@ func (s *startup) launch() error {
 	}
 	err = sandbox.Check(spec, sandbox.Loosened{
 		HostUsers: s.conf.AllowHostUsers && s.plan.HostUsers, HostNetwork: s.conf.AllowHostNetwork && s.plan.HostNetwork, Capabilities: s.conf.caps,
+		Swap: s.conf.AllowSwap,
 	})
 	if err != nil {
 		return err
 	}
 	s.undone("cannot end the task", s.endTask)
 	s.task, err = s.supervisor.Start(s.ctx, supervisor.Launch{
-		ID: s.file.ID, Dir: s.dir, Spec: spec, Stdout: logFIFO(s.cfg.StdoutPath), Stderr: logFIFO(s.cfg.StderrPath),
+		ID: s.file.ID, Dir: s.dir, Spec: spec, Stdout: s.logFIFO(s.cfg.StdoutPath), Stderr: s.logFIFO(s.cfg.StderrPath),
 		CpusetCgroup: cpusetCgroup(s.cfg, &s.host), Lease: s.lease,
 	})
 	if err != nil {
@@ -272,8 +284,8 @@ func (s *startup) launch() error {
 }
 
 // logFIFO is where the task's output goes: Nomad names /dev/null for a task whose logs are disabled.
-func logFIFO(path string) string {
-	if path == os.DevNull {
+func (s *startup) logFIFO(path string) string {
+	if path == os.DevNull || s.conf.DisableLogCollection {
 		return ""
 	}
 	return path

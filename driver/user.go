@@ -59,6 +59,28 @@ func resolveUser(rootfs, spec string) (sandbox.User, error) {
 	return user, nil
 }
 
+// addGroups makes a user a member of more groups of the image's, by name or number.
+func addGroups(rootfs string, user *sandbox.User, wanted []string) error {
+	if len(wanted) == 0 {
+		return nil
+	}
+	groups, err := readAccounts(rootfs, "etc/group")
+	if err != nil {
+		return err
+	}
+	for _, name := range wanted {
+		g, _, err := find(groups, name)
+		if err != nil {
+			return fmt.Errorf("cannot add group %q: the image has no such group; name one of its /etc/group or give a number", name)
+		}
+		if g.id >= sandbox.IDRangeSize {
+			return fmt.Errorf("cannot add group %q: %d lies outside the sandbox's %d identifiers", name, g.id, sandbox.IDRangeSize)
+		}
+		user.Groups = append(user.Groups, g.id)
+	}
+	return nil
+}
+
 // groupsOf are the groups that list a user, besides its own.
 func groupsOf(groups []account, u account) []uint32 {
 	var ids []uint32

@@ -71,6 +71,8 @@ func TestResources(t *testing.T) {
 		}
 		return &drivers.TaskConfig{Resources: &drivers.Resources{LinuxResources: l, NomadResources: n}}
 	}
+	percent := int64(10)
+	unsigned := uint64(10)
 	base := sandbox.Resources{CPUShares: 500, MemoryBytes: 512 << 20, MemoryReservation: 256 << 20, Pids: 4096}
 	with := func(change func(*sandbox.Resources)) sandbox.Resources { r := base; change(&r); return r }
 	cases := []struct {
@@ -87,13 +89,31 @@ func TestResources(t *testing.T) {
 			r.CPUPeriod, r.CPUQuota = 100_000, int64(25_000*hostCPUs())
 		})},
 		{"memory from Nomad's own figures", cfg(func(l *drivers.LinuxResources, _ *structs.AllocatedTaskResources) { l.MemoryLimitBytes = 0 }), JobConfig{}, false, base},
+		{"hard limit over another period", cfg(nil), JobConfig{CPUHardLimit: true, CPUPeriod: 20_000}, false, with(func(r *sandbox.Resources) {
+			r.CPUPeriod, r.CPUQuota = 20_000, int64(5_000*hostCPUs())
+		})},
+		{"as much as the host has", cfg(func(_ *drivers.LinuxResources, n *structs.AllocatedTaskResources) { n.Memory.MemoryMaxMB = -1 }), JobConfig{}, false, with(func(r *sandbox.Resources) { r.MemoryBytes = 8 << 30 })},
+		{"swap", cfg(nil), JobConfig{MemorySwap: "1GiB", Swappiness: &percent}, false, with(func(r *sandbox.Resources) {
+			r.MemorySwapBytes, r.Swappiness = 1<<30, &unsigned
+		})},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := resources(c.cfg, &c.job, newSettings(Config{}), &sandbox.Host{CgroupV2: c.v2})
+			got, err := resources(c.cfg, &c.job, newSettings(Config{}), &sandbox.Host{CgroupV2: c.v2, MemoryBytes: 8 << 30})
 			must.NoError(t, err)
 			must.Eq(t, c.want, got)
 		})
+	}
+	percent = 101
+	for name, bad := range map[string]JobConfig{
+		"memory_swap":       {MemorySwap: "1MiB"},
+		"write it like":     {MemorySwap: "much"},
+		"memory_swappiness": {Swappiness: &percent},
+		"cpu_cfs_period":    {CPUPeriod: 2_000_000},
+		"pids_limit":        {PidsLimit: -1},
+	} {
+		_, err := resources(cfg(nil), &bad, newSettings(Config{}), &sandbox.Host{MemoryBytes: 8 << 30})
+		must.ErrorContains(t, err, name)
 	}
 	_, err := resources(&drivers.TaskConfig{}, &JobConfig{}, newSettings(Config{}), &sandbox.Host{})
 	must.Error(t, err)

@@ -14,8 +14,8 @@ var ErrUnsafe = errors.New("not a sandbox")
 
 // Loosened is what the operator allowed a task beyond the usual.
 type Loosened struct {
-	HostUsers, HostNetwork bool
-	Capabilities           []string
+	HostUsers, HostNetwork, Swap bool
+	Capabilities                 []string
 }
 
 // Check tells whether a specification is a sandbox: the checklist that Spec is built to satisfy, read from the other
@@ -36,7 +36,7 @@ func Check(s *specs.Spec, allowed Loosened) error {
 		{"mounts without setuid and devices", safeMounts(s)},
 		{"no mount over the kernel's files", !kernelCovered(s)},
 		{"masked and read-only kernel files", masked(s)},
-		{"bounded processes and memory", bounded(s)},
+		{"bounded processes and memory", bounded(s, allowed)},
 		{"clean working directory", cleanAbs(s.Process.Cwd)},
 		{"GPUs as granted in the environment", slices.ContainsFunc(s.Process.Env, func(e string) bool { return strings.HasPrefix(e, "NVIDIA_VISIBLE_DEVICES=") })},
 		{"no memory of the host's choosing", s.Process.OOMScoreAdj != nil && *s.Process.OOMScoreAdj >= 0},
@@ -180,11 +180,11 @@ func masked(s *specs.Spec) bool {
 	return true
 }
 
-func bounded(s *specs.Spec) bool {
+func bounded(s *specs.Spec, allowed Loosened) bool {
 	r := s.Linux.Resources
 	if r.Pids == nil || r.Pids.Limit == nil || *r.Pids.Limit <= 0 {
 		return false
 	}
 	m := r.Memory
-	return m != nil && m.Limit != nil && *m.Limit > 0 && m.Swap != nil && *m.Swap == *m.Limit
+	return m != nil && m.Limit != nil && *m.Limit > 0 && m.Swap != nil && (*m.Swap == *m.Limit || (allowed.Swap && *m.Swap > *m.Limit))
 }

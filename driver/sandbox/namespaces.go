@@ -56,6 +56,17 @@ func applySysctls(s *specs.Spec, t *Task, _ *Host) error {
 	return nil
 }
 
+// SafeSysctl tells whether a kernel setting can harm neither the host nor other tenants, whatever its value: those that
+// Kubernetes lets pods have without their operator's word, for the same reasons.
+func SafeSysctl(key string) bool {
+	return slices.Contains([]string{
+		"kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports",
+		"net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range", "net.ipv4.tcp_fin_timeout",
+		"net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_keepalive_time",
+		"net.ipv4.tcp_rmem", "net.ipv4.tcp_syncookies", "net.ipv4.tcp_wmem",
+	}, key)
+}
+
 // NamespacedSysctl tells whether a kernel setting belongs to a namespace that every task has for itself.
 func NamespacedSysctl(key string) bool {
 	own := []string{"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"}

@@ -19,7 +19,7 @@ const (
 
 func applyProcess(s *specs.Spec, t *Task, h *Host) error {
 	// Nomad's own unit file runs it at -1000, which tasks would inherit and never be killed for want of memory.
-	oom := max(0, h.OOMScoreAdj)
+	oom := max(0, h.OOMScoreAdj, t.OOMScoreAdj)
 	s.Process.Args = slices.Clone(t.Args)
 	s.Process.Cwd = t.Cwd
 	s.Process.NoNewPrivileges = true

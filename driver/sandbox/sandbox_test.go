@@ -168,6 +168,19 @@ func TestSpec_sandbox(t *testing.T) {
 			must.Eq(t, "512", s.Linux.Sysctl["net.core.somaxconn"])
 			must.Eq(t, "0", s.Linux.Sysctl["net.ipv4.ip_unprivileged_port_start"])
 		}},
+		{"swap only when told", func(k *sandbox.Task, _ *sandbox.Host) { k.Resources.MemorySwapBytes = 512 << 20 }, func(t *testing.T, s *specs.Spec) {
+			must.Eq(t, int64(512<<20), *s.Linux.Resources.Memory.Swap)
+			must.ErrorIs(t, sandbox.Check(s, sandbox.Loosened{}), sandbox.ErrUnsafe)
+		}},
+		{"goes first when memory is short", func(k *sandbox.Task, h *sandbox.Host) { k.OOMScoreAdj, h.OOMScoreAdj = 300, 200 }, func(t *testing.T, s *specs.Spec) {
+			must.Eq(t, 300, *s.Process.OOMScoreAdj)
+		}},
+		{"never protected more than the driver", func(k *sandbox.Task, h *sandbox.Host) { k.OOMScoreAdj, h.OOMScoreAdj = 100, 200 }, func(t *testing.T, s *specs.Spec) {
+			must.Eq(t, 200, *s.Process.OOMScoreAdj)
+		}},
+		{"more shares than the kernel counts", func(k *sandbox.Task, _ *sandbox.Host) { k.Resources.CPUShares = 1 << 30 }, func(t *testing.T, s *specs.Spec) {
+			must.Eq(t, uint64(1<<18), *s.Linux.Resources.CPU.Shares)
+		}},
 		{"cgroup v2 shows its own tree read-only", func(_ *sandbox.Task, h *sandbox.Host) { h.CgroupV2 = true }, func(t *testing.T, s *specs.Spec) {
 			must.SliceContains(t, mount(s, "/sys/fs/cgroup").Options, "ro")
 		}},
@@ -180,7 +193,7 @@ func TestSpec_sandbox(t *testing.T) {
 			}
 			s, err := sandbox.Spec(task, h)
 			must.NoError(t, err)
-			must.NoError(t, sandbox.Check(s, sandbox.Loosened{HostNetwork: task.HostNetwork, HostUsers: task.HostUsers, Capabilities: task.Capabilities}))
+			must.NoError(t, sandbox.Check(s, sandbox.Loosened{HostNetwork: task.HostNetwork, HostUsers: task.HostUsers, Capabilities: task.Capabilities, Swap: task.Resources.MemorySwapBytes > 0}))
 			c.want(t, s)
 		})
 	}
@@ -215,6 +228,16 @@ func TestSpec_refusals(t *testing.T) {
 		{"device outside /dev", "not a place", func(k *sandbox.Task) {
 			k.Device = []sandbox.Device{{Source: "/dev/x", Target: "/etc/x", Type: "c", Access: "rw"}}
 		}},
+		{"device over /dev/null, of which masks are made", "not a place", func(k *sandbox.Task) {
+			k.Device = []sandbox.Device{{Source: "/dev/x", Target: "/dev/null", Type: "c", Access: "rw"}}
+		}},
+		{"device in /dev/shm", "not a place", func(k *sandbox.Task) {
+			k.Device = []sandbox.Device{{Source: "/dev/x", Target: "/dev/shm/x", Type: "c", Access: "rw"}}
+		}},
+		{"no device", "not a device node", func(k *sandbox.Task) {
+			k.Device = []sandbox.Device{{Source: "/etc/shadow", Target: "/dev/x", Access: "rw"}}
+		}},
+		{"protected from the OOM killer", "oom_score_adj", func(k *sandbox.Task) { k.OOMScoreAdj = -1 }},
 		{"device with strange access", "access", func(k *sandbox.Task) {
 			k.Device = []sandbox.Device{{Source: "/dev/x", Target: "/dev/x", Type: "c", Access: "rwx"}}
 		}},

@@ -62,6 +62,7 @@ func validate(t *Task) error {
 		{t.IDStart <= 1<<31-IDRangeSize, "internal error: the task's range of user identifiers is out of bounds"},
 		{t.Resources.Pids > 0, "the limit of processes must be at least 1: 0 does not mean unlimited"},
 		{t.Resources.MemoryBytes > 0, "the task has no memory limit"},
+		{t.OOMScoreAdj >= 0 && t.OOMScoreAdj <= 1000, "oom_score_adj is 0 to 1000: a task can't be protected more than the rest of its host"},
 		{t.User.UID < IDRangeSize && t.User.GID < IDRangeSize, fmt.Sprintf("user %d:%d lies outside the sandbox's 65536 identifiers", t.User.UID, t.User.GID)},
 		{!t.HostNetwork || t.Netns == "", "internal error: host network and a namespace to join"},
 		{noNUL(t), "a NUL byte in arguments or environment"},

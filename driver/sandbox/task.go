@@ -43,6 +43,8 @@ type Task struct {
 	// CgroupsPath is the task's cgroup below each controller's mount point.
 	CgroupsPath string
 	Resources   Resources
+	// OOMScoreAdj makes the kernel prefer the task when memory is short: 0 to 1000.
+	OOMScoreAdj int
 
 	Binds  []Bind
 	Tmpfs  []Tmpfs
@@ -71,10 +73,15 @@ type Resources struct {
 	CPUQuota, CPUPeriod int64
 	// Cpus are the cores that Nomad reserved for the task; "" leaves the choice to Nomad's cgroups.
 	Cpus string
-	// MemoryBytes is the limit, of memory and swap together.
+	// MemoryBytes is the limit of memory.
 	MemoryBytes int64
 	// MemoryReservation is what the task was promised, if that is less than the limit.
 	MemoryReservation int64
+	// MemorySwapBytes is the limit of memory and swap together; 0 means that of memory alone. Only an operator's
+	// allow_swap gives more.
+	MemorySwapBytes int64
+	// Swappiness is how readily the task is swapped, in percent; nil leaves it to the host.
+	Swappiness *uint64
 	// Pids is the most processes and threads. It is never unlimited.
 	Pids int64
 }
@@ -125,6 +132,8 @@ type Host struct {
 	Rlimits map[string]Limit
 	// CgroupV2 says that there is one unified cgroup hierarchy.
 	CgroupV2 bool
+	// MemoryBytes is all the memory that there is.
+	MemoryBytes int64
 	// OOMScoreAdj is the driver's own value, which a task may exceed but not always go below.
 	OOMScoreAdj int
 	// MaskedPaths and ReadonlyPaths are kernel files beyond the usual ones.
