@@ -1,0 +1,192 @@
+package node
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+	"golang.org/x/sys/unix"
+)
+
+// idRegistry is where the driver keeps its claims of user IDs, for all of this machine.
+const idRegistry = "/run/pangaea/idranges"
+
+// Close stops the jobs and the agents. It fails if that was not in order or if anything is left afterwards, which it
+// then removes.
+func (n *Node) Close(ctx context.Context) error {
+	err := n.stopJobs(ctx)
+	// Before Nomad's client goes: nothing of a task's may need it to die.
+	err = errors.Join(err, n.awaitClean(n.allocs...))
+	err = errors.Join(err, n.client.end(true), n.server.end(true))
+	err = errors.Join(err, n.awaitEnded())
+	return errors.Join(err, n.tearDown())
+}
+
+func (n *Node) stopJobs(ctx context.Context) error {
+	if !n.client.running() || !n.server.running() {
+		return nil
+	}
+	jobs, _, err := n.api.Jobs().List((&api.QueryOptions{Namespace: "*"}).WithContext(ctx))
+	if err != nil {
+		return fmt.Errorf("cannot list the jobs: %w", err)
+	}
+	for _, job := range jobs {
+		err = errors.Join(err, n.Stop(ctx, job.ID))
+	}
+	return err
+}
+
+// AwaitClean waits until nothing is left of allocations that were stopped.
+func (n *Node) AwaitClean(allocs ...string) error { return n.awaitClean(allocs...) }
+
+func (n *Node) awaitClean(allocs ...string) error {
+	return eventually(func() []string { return n.Remains(allocs...) })
+}
+
+// awaitEnded waits until no process of the node's is left.
+func (n *Node) awaitEnded() error {
+	return eventually(func() []string {
+		left, err := n.Processes()
+		var text []string
+		for _, p := range left {
+			text = append(text, fmt.Sprintf("process %d: %s", p.PID, strings.Join(p.Args, " ")))
+		}
+		if err != nil {
+			text = append(text, err.Error())
+		}
+		return text
+	})
+}
+
+// eventually waits until nothing is left: the kernel takes its time with the dead.
+func eventually(look func() []string) error {
+	var left []string
+	for deadline := time.Now().Add(patience / 3); time.Now().Before(deadline); time.Sleep(pollPause) {
+		left = look()
+		if len(left) == 0 {
+			return nil
+		}
+	}
+	return fmt.Errorf("this is left behind:\n  %s", strings.Join(left, "\n  "))
+}
+
+// Remains lists what is left on this machine of allocations: processes, cgroups, mounts, network namespaces, claims of
+// user IDs, files of the driver's.
+func (n *Node) Remains(allocs ...string) []string {
+	var left []string
+	processes, err := n.Processes()
+	mounts, mountsErr := n.mounts()
+	err = errors.Join(err, mountsErr)
+	for _, id := range allocs {
+		for _, p := range processes {
+			// A log collector has no sign of its allocation but goes with it, by the time that its directory has.
+			if strings.Contains(p.Cgroups, id) || strings.Contains(strings.Join(p.Args, " "), "/"+id[:8]+"-") {
+				left = append(left, fmt.Sprintf("process %d: %s", p.PID, strings.Join(p.Args, " ")))
+			}
+		}
+		for _, m := range mounts {
+			if strings.Contains(m, id[:8]) {
+				left = append(left, "mount "+m)
+			}
+		}
+		for _, pattern := range []string{
+			cgroupRoot + "/*/nomad/*/" + id + "*", cgroupRoot + "/*/nomad/" + id + "*", cgroupRoot + "/nomad.slice/*/" + id + "*",
+			"/run/netns/" + id, filepath.Join(n.StateDir(), "tasks", id[:8]+"-*"), filepath.Join(n.data("client"), "alloc", id),
+		} {
+			found, globErr := filepath.Glob(pattern)
+			left, err = append(left, found...), errors.Join(err, globErr)
+		}
+	}
+	if err != nil {
+		left = append(left, err.Error())
+	}
+	return left
+}
+
+// mounts lists the mounts that are the node's: below its directory, or a task's root elsewhere.
+func (n *Node) mounts() ([]string, error) {
+	file, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("cannot list mounts: %w", err)
+	}
+	defer file.Close()
+	var found []string
+	scanner := bufio.NewScanner(file)
+	for scanner.Scan() {
+		fields := strings.Fields(scanner.Text())
+		// The driver mounts tasks' root file systems in /run, with their writable layer below its state directory.
+		if len(fields) > 4 && strings.Contains(scanner.Text(), n.Dir+"/") {
+			found = append(found, fields[4])
+		}
+	}
+	sort.Sort(sort.Reverse(sort.StringSlice(found)))
+	return found, scanner.Err()
+}
+
+// tearDown removes whatever is there, in order or not.
+func (n *Node) tearDown() error {
+	err := errors.Join(n.client.end(false), n.server.end(false), n.killRest())
+	mounts, mountsErr := n.mounts()
+	err = errors.Join(err, mountsErr)
+	for _, m := range mounts {
+		err = errors.Join(err, unix.Unmount(m, unix.MNT_DETACH))
+	}
+	for _, id := range n.allocs {
+		netns := "/run/netns/" + id
+		_ = unix.Unmount(netns, unix.MNT_DETACH)
+		_ = os.Remove(netns)
+	}
+	claims, _ := filepath.Glob(idRegistry + "/*")
+	for _, claim := range claims {
+		owner, readErr := os.Readlink(claim)
+		if readErr == nil && strings.HasPrefix(owner, n.Dir+"/") {
+			err = errors.Join(err, fmt.Errorf("the claim %s of user IDs is left behind", claim), os.Remove(claim))
+		}
+	}
+	if n.Registry != nil {
+		err = errors.Join(err, n.Registry.Close())
+	}
+	if n.cgroups != nil {
+		err = errors.Join(err, n.cgroups.release(n.allocs))
+	}
+	if err != nil {
+		n.showLogs()
+	}
+	return errors.Join(err, os.RemoveAll(n.Dir))
+}
+
+func (n *Node) showLogs() {
+	out := n.options.Log
+	if out == nil {
+		out = os.Stderr
+	}
+	for _, role := range []string{"server", "client"} {
+		fmt.Fprintf(out, "==> the end of the %s's log:\n%s", role, tail(filepath.Join(n.Dir, "logs", role+".log")))
+	}
+}
+
+// Main runs a package's tests on one node: it starts it, hands it over, runs the tests and closes it. It returns the
+// status for os.Exit.
+func Main(tests interface{ Run() int }, options Options, use func(*Node)) int {
+	ctx := context.Background()
+	n, err := Start(ctx, options)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cannot start a node:", err)
+		return 1
+	}
+	use(n)
+	status := tests.Run()
+	err = n.Close(ctx)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "the node did not go down cleanly:", err)
+		return 1
+	}
+	return status
+}

@@ -1,0 +1,84 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"pangaea/e2e/nvmlsim"
+)
+
+// Options say what a node is made of. The zero value is a node without GPUs, with the programs in bin/.
+type Options struct {
+	// Bin is the directory of pangaea, pangaea-shim and pangaea-runtime; "" means PANGAEA_BIN or else the
+	// source tree's bin.
+	Bin string
+	// GPUs are simulated. Without any, the node has none, even on a machine that does.
+	GPUs nvmlsim.State
+	// Programs are names below e2e/images to build and offer in the node's registry as NAME:1.
+	Programs []string
+	// Server and Client are more configuration of the agents, in HCL; Nomad merges it with ours.
+	Server, Client string
+	// Driver and Device are more options for the plugins' config blocks, in HCL.
+	Driver, Device string
+	// Env is added to the environment of the client, and so of the plugins, as NAME=VALUE.
+	Env []string
+	// Log gets the last lines of the agents' logs when something goes wrong; nil means os.Stderr.
+	Log *os.File
+}
+
+// tools are the programs that a node is made of.
+type tools struct{ root, bin, nomad string }
+
+func (o Options) find() (tools, error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return tools{}, err
+	}
+	t := tools{root: root, bin: o.Bin}
+	if t.bin == "" {
+		t.bin = os.Getenv("PANGAEA_BIN")
+	}
+	if t.bin == "" {
+		t.bin = filepath.Join(root, "bin")
+	}
+	t.bin, err = filepath.Abs(t.bin)
+	if err != nil {
+		return t, fmt.Errorf("cannot find the programs: %w", err)
+	}
+	for _, dir := range []string{t.bin, filepath.Join(root, "bin"), ""} {
+		t.nomad, err = exec.LookPath(filepath.Join(dir, "nomad"))
+		if err == nil {
+			break
+		}
+	}
+	for _, name := range programs() {
+		_, statErr := os.Stat(filepath.Join(t.bin, name))
+		err = errors.Join(err, statErr)
+	}
+	if err != nil {
+		return t, fmt.Errorf("cannot find the programs: %w; run make build tools", err)
+	}
+	return t, nil
+}
+
+// programs are ours; the plugins are links to the first.
+func programs() []string { return []string{"pangaea", "pangaea-shim", "pangaea-runtime"} }
+
+// moduleRoot is the source tree that the test belongs to.
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	for err == nil {
+		_, err = os.Stat(filepath.Join(dir, "go.mod"))
+		if err == nil {
+			return dir, nil
+		}
+		if dir == "/" {
+			break
+		}
+		dir, err = filepath.Dir(dir), nil
+	}
+	return "", fmt.Errorf("cannot find the source tree: %w", err)
+}
