@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// exposureAdvice is what an operator reads whose data_dir is open.
-const exposureAdvice = "other users of this host can reach the tasks' directories, where what a task's root makes setuid is the host's root's: make Nomad's data_dir 0700 or mount it nosuid"
+// ExposureAdvice is what an operator reads whose data_dir is open.
+const ExposureAdvice = "other users of this host can reach the tasks' directories, where what a task's root makes setuid is the host's root's: make Nomad's data_dir 0700 or mount it nosuid"
 
-// exposed tells whether other users of the host can enter a directory and run setuid programs in it.
+// Exposed tells whether other users of the host can enter a directory and run setuid programs in it.
 //
 // The tasks' directories are mapped by owner: what a task's root owns there, the host's root owns on the disk. In the
 // sandbox such a mount is nosuid; on the host it is whatever the operator made it, so a task could leave a setuid
 // shell for an accomplice with an account. Group members count as other users, unless the group is root's.
-func exposed(dir string) bool {
+func Exposed(dir string) bool {
 	dir, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return false // nothing is there
@@ -51,8 +51,8 @@ func (d *Driver) noteAllocDir(allocDir string) {
 	known := d.allocs == parent
 	d.allocs = parent
 	d.mu.Unlock()
-	if !known && exposed(parent) {
-		d.log.Warn("the tasks' directories are exposed", "dir", parent, "problem", exposureAdvice)
+	if !known && Exposed(parent) {
+		d.log.Warn("the tasks' directories are exposed", "dir", parent, "problem", ExposureAdvice)
 	}
 }
 
@@ -64,10 +64,10 @@ func (d *Driver) addExposure(f *drivers.Fingerprint) *drivers.Fingerprint {
 	if allocs == "" || f.Health != drivers.HealthStateHealthy {
 		return f
 	}
-	open := exposed(allocs)
+	open := Exposed(allocs)
 	f.Attributes["driver.runc.exposed_data_dir"] = pstructs.NewBoolAttribute(open)
 	if open {
-		f.HealthDescription = drivers.DriverHealthy + ", but " + exposureAdvice
+		f.HealthDescription = drivers.DriverHealthy + ", but " + ExposureAdvice
 	}
 	return f
 }

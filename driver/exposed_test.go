@@ -36,7 +36,7 @@ func TestRootExposed(t *testing.T) {
 			must.NoError(t, os.MkdirAll(filepath.Join(allocs, "1"), 0o755))
 			must.NoError(t, os.Chown(data, 0, c.gid))
 			must.NoError(t, os.Chmod(data, c.mode))
-			must.Eq(t, c.want, exposed(allocs))
+			must.Eq(t, c.want, Exposed(allocs))
 
 			d := New(hclog.NewNullLogger())
 			defer d.Shutdown()
@@ -54,7 +54,7 @@ func TestRootExposed(t *testing.T) {
 
 			must.NoError(t, unix.Mount("tmpfs", allocs, "tmpfs", unix.MS_NOSUID, "size=64k"))
 			defer func() { must.NoError(t, unix.Unmount(allocs, 0)) }()
-			must.False(t, exposed(allocs))
+			must.False(t, Exposed(allocs))
 		})
 	}
 }

@@ -1,7 +1,6 @@
 package driver
 
 import (
-	"bufio"
 	"os"
 	"runtime"
 	"strconv"
@@ -37,17 +36,20 @@ func cgroupV2() bool {
 
 // boundingSet is what a child of this process can have at most. Root in a container often lacks some.
 func boundingSet() []string {
-	f, err := os.Open("/proc/self/status")
+	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		return nil
 	}
-	defer f.Close()
-	var bits uint64
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if hex, ok := strings.CutPrefix(lines.Text(), "CapBnd:\t"); ok {
-			bits, _ = strconv.ParseUint(hex, 16, 64)
-		}
+	return Capabilities(string(status), "CapBnd")
+}
+
+// Capabilities are the names of a set, such as CapEff, in the text of a /proc/<pid>/status.
+func Capabilities(status, set string) []string {
+	_, rest, _ := strings.Cut(status, set+":\t")
+	hex, _, _ := strings.Cut(rest, "\n")
+	bits, err := strconv.ParseUint(hex, 16, 64)
+	if err != nil {
+		return nil
 	}
 	var caps []string
 	for n, name := range capabilityNames() {

@@ -216,3 +216,13 @@ func (o *Overlay) mountByPath(tree int) error {
 func escape(path string) string {
 	return strings.NewReplacer(`\`, `\\`, ",", `\,`, ":", `\:`).Replace(filepath.Clean(path))
 }
+
+// CanMap shows whether the owners of files in dir can be shifted into a range, by doing it to a clone of dir's mount
+// that is attached nowhere.
+func CanMap(dir string, r Range) error {
+	tree, err := (&Overlay{LayersDir: dir, IDs: r}).lowerTree()
+	if err != nil {
+		return err
+	}
+	return unix.Close(tree)
+}
