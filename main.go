@@ -5,14 +5,18 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/hashicorp/go-hclog"
+
 	"pangaea/device"
 	"pangaea/driver"
+	"pangaea/driver/doctor"
 	"pangaea/federation/gateway"
 	"pangaea/federation/member"
 )
@@ -29,6 +33,7 @@ Nomad plugins, started by Nomad from its plugin_dir by these file names:
 Commands:
   member     run the agent that lends a Nomad cluster to a pool
   gateway    run a front door of a pool: Nomad's HTTP API over all members
+  doctor     say what this host can offer, what is wrong with it, and how to mend it
   version    print the version
 
 Run "pangaea <command> -h" for a command's options.
@@ -63,6 +68,8 @@ func run(role string, args []string, stdout, stderr io.Writer) int {
 		return member.Command(args)
 	case "gateway":
 		return gateway.Command(args)
+	case "doctor":
+		return doctor.Command(args, stdout, stderr, device.New(context.Background(), hclog.NewNullLogger()))
 	case "version", "-v", "--version", "-version":
 		fmt.Fprintf(stdout, "Pangaea %s\n", version)
 	case "help", "-h", "--help", "-help":

@@ -30,18 +30,20 @@ func TestPick(t *testing.T) {
 func TestRun(t *testing.T) {
 	for _, c := range []struct {
 		role   string
+		args   []string
 		status int
 		out    string
 		err    string
 	}{
-		{"version", 0, "Pangaea dev", ""},
-		{"-h", 0, "Usage: pangaea", ""},
-		{"", 2, "", "Usage: pangaea"},
-		{"drvier", 2, "", "Usage: pangaea"},
+		{"version", nil, 0, "Pangaea dev", ""},
+		{"-h", nil, 0, "Usage: pangaea", ""},
+		{"doctor", []string{"x"}, 2, "", `no argument "x"`},
+		{"", nil, 2, "", "Usage: pangaea"},
+		{"drvier", nil, 2, "", "Usage: pangaea"},
 	} {
 		t.Run("pangaea "+c.role, func(t *testing.T) {
 			var out, err bytes.Buffer
-			must.Eq(t, c.status, run(c.role, nil, &out, &err))
+			must.Eq(t, c.status, run(c.role, c.args, &out, &err))
 			must.StrContains(t, out.String(), c.out)
 			must.StrContains(t, err.String(), c.err)
 		})
