@@ -20,6 +20,7 @@ var (
 	ErrNotAllowed = errors.New("image is not allowed on this host")
 	ErrHostile    = errors.New("image refused")
 	ErrPlatform   = errors.New("image has no variant for this machine")
+	ErrUnsigned   = errors.New("image is not signed as this host requires")
 	ErrMounted    = errors.New("task already has a root file system")
 	errTimeout    = errors.New("pull timed out")
 )
@@ -106,6 +107,7 @@ func advices() []advice {
 		{[]error{ErrPlatform}, false, "build the image for this machine's architecture"},
 		{[]error{ErrNotPresent}, false, `set image_pull_policy = "missing" or pull it beforehand`},
 		{[]error{ErrNotAllowed}, false, "ask the host's operator to allow it"},
+		{[]error{ErrUnsigned}, false, "sign it with a key that the host's operator trusts, or ask them for a rule that covers it"},
 		{[]error{errBadRef}, false, "write name:tag, name@sha256:..., oci:path, oci-archive:path or docker-archive:path"},
 		{[]error{unix.ENOSPC, unix.EDQUOT}, true, "free disk space, or lower the driver's image gc watermarks"},
 		{[]error{errLocal}, false, "check the path, which may not lead out of its directory"},

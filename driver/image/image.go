@@ -11,6 +11,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/image/strict"
 )
 
 // Image is one image in the store, for this machine's platform.
@@ -23,6 +25,8 @@ type Image struct {
 	Config v1.Config
 	// Layers are the diff IDs, bottom first, each once.
 	Layers []string
+	// Signers are the IDs of the keys by which it was found to be signed.
+	Signers []string
 	// Size is what the image's layers unpacked to, in bytes of file content.
 	Size int64
 }
@@ -30,7 +34,7 @@ type Image struct {
 // parseConfig checks a config that a stranger wrote and takes what matters from it.
 func parseConfig(body []byte) (*v1.ConfigFile, error) {
 	var c v1.ConfigFile
-	err := decode(body, &c)
+	err := strict.Decode(body, &c)
 	if err != nil {
 		return nil, fmt.Errorf("%w: its config is no valid JSON: %w", ErrHostile, err)
 	}
@@ -109,8 +113,9 @@ type refRecord struct {
 	Time   time.Time
 }
 
-// lookup finds what the store holds under a reference, without the network.
-func (s *Store) lookup(r reference) (*Image, error) {
+// lookup finds what the store holds under a reference, without the network. What is not known to be signed as it
+// must be is as good as missing.
+func (s *Store) lookup(r reference, t trust) (*Image, error) {
 	if r.remote == nil {
 		return nil, ErrNotPresent
 	}
@@ -119,7 +124,11 @@ func (s *Store) lookup(r reference) (*Image, error) {
 	if err != nil || !validDigest(rec.Digest) || rec.Ref != r.remote.Name() {
 		return nil, ErrNotPresent
 	}
-	return s.lookupDigest(r.text, rec.Digest)
+	img, err := s.lookupDigest(r.text, rec.Digest)
+	if err == nil && !t.accepts(img.Signers) {
+		return nil, fmt.Errorf("%w: it was not when it was pulled", ErrUnsigned)
+	}
+	return img, err
 }
 
 // lookupDigest finds an image whose layers are all whole, and notes that it was used.

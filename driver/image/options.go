@@ -25,6 +25,8 @@ type Options struct {
 	// final "/**" takes everything below. Empty allows all. Registries named here without a glob, in
 	// InsecureRegistries or in Mirrors may be at private addresses; all others may not.
 	AllowedRegistries []string
+	// Signatures say which images must be signed by whom; empty asks for no signatures.
+	Signatures []SignatureRule
 	// Mirrors maps a registry to host[:port][/prefix] of its mirrors, asked in order before itself.
 	Mirrors map[string][]string
 	// AuthFile is a Docker config.json; credential helpers in it are run.

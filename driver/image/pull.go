@@ -19,6 +19,10 @@ func (s *Store) Pull(ctx context.Context, req PullRequest) (*Image, error) {
 	if err != nil {
 		return nil, explain(req.Ref, err)
 	}
+	trust, err := s.trust(r)
+	if err != nil {
+		return nil, explain(req.Ref, err)
+	}
 	switch req.Policy {
 	case "":
 		req.Policy = PolicyMissing
@@ -27,7 +31,7 @@ func (s *Store) Pull(ctx context.Context, req PullRequest) (*Image, error) {
 		return nil, fmt.Errorf("cannot pull image %q: unknown pull policy %.20q, use missing, always or never", req.Ref, req.Policy)
 	}
 	if req.Policy != PolicyAlways || r.digested() {
-		img, err := s.lookup(r)
+		img, err := s.lookup(r, trust)
 		if err == nil {
 			return img, nil
 		}
@@ -40,7 +44,7 @@ func (s *Store) Pull(ctx context.Context, req PullRequest) (*Image, error) {
 	defer t.subscribe(req.Progress)()
 	img, _, err := s.images.do(ctx, key, func(ctx context.Context) (*Image, error) {
 		defer s.dropTracker(key, t)
-		return s.pull(ctx, r, req, t)
+		return s.pull(ctx, r, req, trust, t)
 	})
 	return img, explain(req.Ref, err)
 }
@@ -66,10 +70,10 @@ func (s *Store) dropTracker(key string, t *tracker) {
 }
 
 // pull is one pull, on behalf of everybody who waits for it.
-func (s *Store) pull(ctx context.Context, r reference, req PullRequest, t *tracker) (*Image, error) {
+func (s *Store) pull(ctx context.Context, r reference, req PullRequest, trust trust, t *tracker) (*Image, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.opts.PullTimeout, errTimeout)
 	defer cancel()
-	p, err := s.openPlan(ctx, r, req)
+	p, err := s.openPlan(ctx, r, req, trust)
 	if err != nil {
 		return nil, withCause(ctx, err)
 	}
@@ -79,12 +83,13 @@ func (s *Store) pull(ctx context.Context, r reference, req PullRequest, t *track
 	p.ref = r.text
 	img, err := s.lookupDigest(r.text, p.digest)
 	if err == nil {
+		img.Signers = p.sign(img.Signers)
 		return img, s.record(r, img)
 	}
 	if len(p.layers) > maxLayers {
 		return nil, fmt.Errorf("%w: it has %d layers, more than %d", ErrHostile, len(p.layers), maxLayers)
 	}
-	img = &Image{Ref: r.text, Digest: p.digest, Config: p.config.Config}
+	img = &Image{Ref: r.text, Digest: p.digest, Config: p.config.Config, Signers: p.sign(nil)}
 	unpin := s.pin(p.layers)
 	defer unpin()
 	err = s.fetchLayers(ctx, p, t)

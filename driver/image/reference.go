@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -42,32 +43,46 @@ func (s *Store) parse(text string) (reference, error) {
 		}
 		return reference{text: text, scheme: scheme, file: filepath.Clean(file), tag: tag}, nil
 	}
-	r, err := s.client.Parse(text)
+	named, err := s.client.Parse(text)
 	if err != nil {
 		return reference{}, fmt.Errorf("%w: %w", errBadRef, err)
 	}
-	return reference{text: text, remote: r}, s.allowed(r)
+	r := reference{text: text, remote: named}
+	return r, s.allowed(r)
 }
 
 // allowed applies the operator's globs.
-func (s *Store) allowed(r name.Reference) error {
-	if len(s.opts.AllowedRegistries) == 0 {
+func (s *Store) allowed(r reference) error {
+	if len(s.opts.AllowedRegistries) == 0 || slices.ContainsFunc(s.opts.AllowedRegistries, r.covered) {
 		return nil
 	}
-	host := r.Context().RegistryStr()
-	full := host + "/" + r.Context().RepositoryStr()
-	for _, glob := range s.opts.AllowedRegistries {
-		subject := host
-		if strings.Contains(glob, "/") {
-			subject = full
-		}
-		ok, err := path.Match(glob, subject)
-		prefix, deep := strings.CutSuffix(glob, "/**")
-		if err == nil && ok || deep && strings.HasPrefix(full, prefix+"/") {
-			return nil
-		}
-	}
+	_, full := r.subject()
 	return fmt.Errorf("%w: the driver's allowed_registries do not cover %s", ErrNotAllowed, full)
+}
+
+// subject is what globs are about: the registry, and its repository or the whole path on this host.
+func (r reference) subject() (host, full string) {
+	if r.remote == nil {
+		return "", r.scheme + ":" + r.file
+	}
+	host = r.remote.Context().RegistryStr()
+	return host, host + "/" + r.remote.Context().RepositoryStr()
+}
+
+// covered tells whether a glob of the operator's matches. One without a slash is about the registry alone, and a
+// final "/**" takes everything below.
+func (r reference) covered(glob string) bool {
+	host, full := r.subject()
+	if glob == "docker.io" || strings.HasPrefix(glob, "docker.io/") {
+		glob = "index." + glob // as the registry calls itself
+	}
+	subject := host
+	if strings.Contains(glob, "/") {
+		subject = full
+	}
+	ok, err := path.Match(glob, subject)
+	prefix, deep := strings.CutSuffix(glob, "/**")
+	return err == nil && ok || deep && strings.HasPrefix(full, prefix+"/")
 }
 
 // named gives the registries that the operator allowed by name. A glob names nobody: "*" must not open the host's

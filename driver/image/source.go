@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -14,6 +15,7 @@ import (
 	"pangaea/driver/image/archive"
 	"pangaea/driver/image/layer"
 	"pangaea/driver/image/registry"
+	"pangaea/driver/image/strict"
 )
 
 const (
@@ -27,7 +29,16 @@ type plan struct {
 	digest string
 	config *v1.ConfigFile
 	layers []layerPlan // bottom first
+	signer string      // the key that signed it, if it has to be signed
 	close  func()
+}
+
+// sign adds the plan's signer to those of the image.
+func (p *plan) sign(signers []string) []string {
+	if p.signer == "" || slices.Contains(signers, p.signer) {
+		return signers
+	}
+	return append(signers, p.signer)
 }
 
 type layerPlan struct {
@@ -52,9 +63,12 @@ func (f fromRepo) Manifest(ctx context.Context, digest string) ([]byte, error) {
 	return m.Body, nil
 }
 
-// openPlan finds the image that ref means now.
-func (s *Store) openPlan(ctx context.Context, r reference, req PullRequest) (*plan, error) {
+// openPlan finds the image that ref means now, and makes sure that it is signed if it has to be.
+func (s *Store) openPlan(ctx context.Context, r reference, req PullRequest, t trust) (*plan, error) {
 	if r.remote == nil {
+		if t.required {
+			return nil, fmt.Errorf("%w: an image on the disk carries no signature", ErrUnsigned)
+		}
 		p, err := s.openLocal(ctx, r, req.Dir)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errLocal, err)
@@ -66,7 +80,12 @@ func (s *Store) openPlan(ctx context.Context, r reference, req PullRequest) (*pl
 	if err != nil {
 		return nil, err
 	}
-	return resolve(ctx, fromRepo{repo}, m.Digest, m.Body, 0)
+	p, err := resolve(ctx, fromRepo{repo}, m.Digest, m.Body, 0)
+	if err != nil || !t.required {
+		return p, err
+	}
+	p.signer, err = t.verify(ctx, repo, m.Digest, p.digest)
+	return p, err
 }
 
 func (s *Store) openLocal(ctx context.Context, r reference, dir string) (*plan, error) {
@@ -179,7 +198,7 @@ func resolve(ctx context.Context, c content, digest string, body []byte, depth i
 		return nil, fmt.Errorf("%w: its indexes nest more than %d deep", ErrHostile, maxNesting)
 	}
 	var doc document
-	err := decode(body, &doc)
+	err := strict.Decode(body, &doc)
 	if err != nil {
 		return nil, fmt.Errorf("%w: its manifest is no valid JSON: %w", ErrHostile, err)
 	}

@@ -32,7 +32,7 @@ type host struct{ addr string }
 // serve starts a registry behind wrap, if given.
 func serve(t *testing.T, wrap func(http.Handler) http.Handler) *host {
 	t.Helper()
-	h := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	h := registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(true))
 	if wrap != nil {
 		h = wrap(h)
 	}

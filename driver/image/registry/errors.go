@@ -45,8 +45,8 @@ func classify(err error) error {
 		return ErrPlainHTTP
 	case !errors.As(err, &te):
 		return brief{scrub(err)}
-	case te.StatusCode == http.StatusNotFound:
-		return fmt.Errorf("%w (HTTP 404)", ErrNotFound)
+	case te.StatusCode == http.StatusNotFound, te.StatusCode == http.StatusMethodNotAllowed:
+		return fmt.Errorf("%w (HTTP %d)", ErrNotFound, te.StatusCode)
 	case te.StatusCode == http.StatusUnauthorized, te.StatusCode == http.StatusForbidden:
 		return fmt.Errorf("%w (HTTP %d)", ErrUnauthorized, te.StatusCode)
 	}

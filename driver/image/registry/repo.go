@@ -61,6 +61,23 @@ func (r *Repo) Manifest(ctx context.Context, id string) (*Manifest, error) {
 	return m, nil
 }
 
+// Referrers gets the list of what refers to a digest, in the form of an index. A registry without such lists says
+// that it was not found.
+func (r *Repo) Referrers(ctx context.Context, digest string) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, r.stall, ErrStalled)
+	defer cancel()
+	resp, err := r.get(ctx, "referrers/"+digest, 0, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the list of referrers: %w", cause(ctx, err))
+	}
+	return body, nil
+}
+
 func mediaType(h http.Header) string {
 	mt, _, _ := strings.Cut(h.Get("Content-Type"), ";")
 	return strings.TrimSpace(mt)

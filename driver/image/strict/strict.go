@@ -1,4 +1,5 @@
-package image
+// Package strict parses JSON documents that strangers wrote.
+package strict
 
 import (
 	"bytes"
@@ -8,12 +9,12 @@ import (
 	"io"
 )
 
-// maxJSONDepth is far above what manifests and configs need.
-const maxJSONDepth = 32
+// maxDepth is far above what manifests and configs need.
+const maxDepth = 32
 
-// decode parses a document that a stranger wrote. A key that appears twice in one object is refused: which
+// Decode parses a document that a stranger wrote. A key that appears twice in one object is refused: which
 // of the two counts differs between parsers, so that what one tool checked another would not run.
-func decode(body []byte, v any) error {
+func Decode(body []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	err := checkValue(d, 0)
 	if err != nil {
@@ -27,8 +28,8 @@ func decode(body []byte, v any) error {
 }
 
 func checkValue(d *json.Decoder, depth int) error {
-	if depth > maxJSONDepth {
-		return fmt.Errorf("nested more than %d deep", maxJSONDepth)
+	if depth > maxDepth {
+		return fmt.Errorf("nested more than %d deep", maxDepth)
 	}
 	t, err := d.Token()
 	if err != nil {
