@@ -58,10 +58,11 @@ type Config struct {
 	Auth               struct {
 		Config string `codec:"config"`
 	} `codec:"auth"`
-	PullTimeout  string `codec:"pull_timeout"`
-	StallTimeout string `codec:"stall_timeout"`
-	MaxImageSize string `codec:"max_image_size"`
-	GC           GC     `codec:"gc"`
+	Signatures   []Signature `codec:"signature"`
+	PullTimeout  string      `codec:"pull_timeout"`
+	StallTimeout string      `codec:"stall_timeout"`
+	MaxImageSize string      `codec:"max_image_size"`
+	GC           GC          `codec:"gc"`
 
 	DriverRoot string `codec:"driver_root"`
 	PidsLimit  int64  `codec:"pids_limit"`
@@ -93,6 +94,17 @@ type Config struct {
 type Mirror struct {
 	Registry string   `codec:"registry"`
 	Hosts    []string `codec:"hosts"`
+}
+
+// Signature says that images must be signed with cosign, by one of the keys. Once there are such blocks, the first
+// that covers an image decides, and what none covers is refused.
+type Signature struct {
+	// Images are globs like those of allowed_registries; none means all images.
+	Images []string `codec:"images"`
+	// Keys are files with public keys.
+	Keys []string `codec:"keys"`
+	// AllowUnsigned lets these images run unsigned.
+	AllowUnsigned bool `codec:"allow_unsigned"`
 }
 
 // GC says when unused images go.
@@ -197,7 +209,10 @@ func configSpec() *hclspec.Spec {
 		"mirror": hclspec.NewBlockList("mirror", hclspec.NewObject(map[string]*hclspec.Spec{
 			"registry": hclspec.NewAttr("registry", "string", true), "hosts": hclspec.NewAttr("hosts", "list(string)", true),
 		})),
-		"auth":         block("auth", map[string]*hclspec.Spec{"config": text("config")}),
+		"auth": block("auth", map[string]*hclspec.Spec{"config": text("config")}),
+		"signature": hclspec.NewBlockList("signature", hclspec.NewObject(map[string]*hclspec.Spec{
+			"images": strings("images"), "keys": strings("keys"), "allow_unsigned": flag("allow_unsigned"),
+		})),
 		"pull_timeout": text("pull_timeout"), "stall_timeout": text("stall_timeout"),
 		"max_image_size": text("max_image_size"),
 		"gc": block("gc", map[string]*hclspec.Spec{

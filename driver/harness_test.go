@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,6 +44,25 @@ type world struct {
 	allocs   []string // of all tasks
 	driver   *Driver
 	harness  *testutils.DriverHarness
+	logs     logs
+}
+
+// logs is all that the driver has logged.
+type logs struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logs) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // programs builds the shim and the runtime once, beside nothing but each other.
@@ -104,7 +124,7 @@ func (w *world) restart(t testing.TB) {
 	if w.driver != nil {
 		w.driver.Shutdown()
 	}
-	w.driver = New(hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: testWriter{t}}))
+	w.driver = New(hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: io.MultiWriter(testWriter{t}, &w.logs)}))
 	var data []byte
 	must.NoError(t, base.MsgPackEncode(&data, &w.config))
 	if test, ok := t.(*testing.T); ok {

@@ -2,9 +2,11 @@ package driver
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"pangaea/driver/image"
@@ -19,17 +21,24 @@ const (
 
 // pull gets the image, tells the user how it goes, and completes the plan with what the image says.
 func (s *startup) pull() error {
-	var err error
+	rules, err := s.conf.signatureRules()
+	if err != nil {
+		return structs.NewRecoverableError(fmt.Errorf("cannot check the image's signature: %w", err), true)
+	}
 	began := time.Now()
 	s.image, err = s.images.Pull(s.ctx, image.PullRequest{
 		Ref: s.job.Image, Username: s.job.Auth.Username, Password: s.job.Auth.Password,
 		Policy: image.Policy(s.job.PullPolicy), Dir: s.cfg.TaskDir().Dir, Progress: s.progress(),
+		Signatures: rules,
 	})
 	if err != nil {
 		return err
 	}
-	if took := time.Since(began); took > quietPull {
-		s.event("Image is ready", map[string]string{"image": s.job.Image, "digest": s.image.Digest, "took": took.Round(time.Millisecond).String()})
+	took := time.Since(began).Round(time.Millisecond)
+	if took > quietPull || !strings.Contains(s.job.Image, "@") { // what a tag means now is worth knowing later
+		s.event(fmt.Sprintf("Image %s is %s", s.image.Ref, s.image.Digest), map[string]string{
+			"image": s.image.Ref, "digest": s.image.Digest, "took": took.String(), "signed_by": strings.Join(s.image.Signers, ","),
+		})
 	}
 	c := s.image.Config
 	s.facts = imageFacts{Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, WorkingDir: c.WorkingDir, User: c.User, Stop: c.StopSignal}

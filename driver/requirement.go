@@ -54,6 +54,7 @@ func (s *settings) requirements(ctx context.Context, p probe) (all []requirement
 	maxUsers, _ := p.read("/proc/sys/user/max_user_namespaces")
 	release, _ := p.read("/proc/sys/kernel/osrelease")
 	overlay := strings.Contains(filesystems, "\toverlay\n") || strings.HasSuffix(filesystems, "\toverlay")
+	_, keyErr := s.signatureRules()
 	all = []requirement{
 		either("options", len(s.problems) == 0, "understood", strings.Join(s.problems, "; "), "correct the driver's plugin block"),
 		either("user", p.euid == 0, "root", "the Nomad client does not run as root", "the driver needs it to make sandboxes"),
@@ -62,6 +63,7 @@ func (s *settings) requirements(ctx context.Context, p probe) (all []requirement
 		either("user namespaces", maxUsers != "" && maxUsers != "0", "at most "+maxUsers, "this kernel allows no user namespaces", "raise the sysctl user.max_user_namespaces"),
 		either("overlayfs", overlay, "available", "this kernel has no overlayfs", "load the module overlay"),
 		either("kernel", kernelAtLeast(release, 6, 3), release, fmt.Sprintf("kernel %s is too old", release), "6.3 is the first that maps the owners of files in memory file systems"),
+		either("signatures", keyErr == nil, fmt.Sprintf("%d rules", len(s.Signatures)), fmt.Sprint(keyErr), "correct the driver's signature blocks"),
 	}
 	if !p.exists(runtime) {
 		return all, ""

@@ -63,6 +63,7 @@ func newSettings(c Config) *settings {
 	s.userRange()
 	s.allowedCaps()
 	s.allowedLists()
+	s.signatureBlocks()
 	return s
 }
 

@@ -115,6 +115,9 @@ func TestSettings_problems(t *testing.T) {
 			Start int64 `codec:"start"`
 			Count int64 `codec:"count"`
 		}{Start: 1 << 62, Count: 1 << 62}}}, // their sum is negative
+		{"needs either keys or allow_unsigned", Config{Signatures: []Signature{{}}}},
+		{"needs either keys or allow_unsigned", Config{Signatures: []Signature{{Keys: []string{"/k"}, AllowUnsigned: true}}}},
+		{"is no glob", Config{Signatures: []Signature{{Images: []string{"a/[b"}, AllowUnsigned: true}}}},
 		{"allow_caps", Config{AllowCaps: []string{"everything"}}},
 		{"allow_devices", Config{AllowDevices: []string{"/dev/../etc/shadow"}}},
 		{"allow_devices", Config{AllowDevices: []string{"/var/lib/disk"}}},

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -25,8 +26,6 @@ type Options struct {
 	// final "/**" takes everything below. Empty allows all. Registries named here without a glob, in
 	// InsecureRegistries or in Mirrors may be at private addresses; all others may not.
 	AllowedRegistries []string
-	// Signatures say which images must be signed by whom; empty asks for no signatures.
-	Signatures []SignatureRule
 	// Mirrors maps a registry to host[:port][/prefix] of its mirrors, asked in order before itself.
 	Mirrors map[string][]string
 	// AuthFile is a Docker config.json; credential helpers in it are run.
@@ -68,6 +67,16 @@ const (
 	PolicyNever   Policy = "never"   // the store has it, or the pull fails
 )
 
+func (p Policy) check() (Policy, error) {
+	switch p {
+	case "":
+		return PolicyMissing, nil
+	case PolicyMissing, PolicyAlways, PolicyNever:
+		return p, nil
+	}
+	return p, fmt.Errorf("unknown pull policy %.20q, use missing, always or never", p)
+}
+
 // PullRequest says what to pull.
 type PullRequest struct {
 	// Ref is name[:tag], name@sha256:..., oci:/path[:tag], oci-archive:/path[:tag] or docker-archive:/path[:name:tag].
@@ -75,6 +84,8 @@ type PullRequest struct {
 	// Username and Password are the job's own credentials, for the registry in Ref only.
 	Username, Password string
 	Policy             Policy
+	// Signatures say which images must be signed by whom; none asks for no signatures.
+	Signatures []SignatureRule
 	// Dir is a directory that the job may read archives from by relative path, its task directory, say.
 	Dir string
 	// Progress, if set, is called from another goroutine, one call at a time, a few times a second.

@@ -19,16 +19,13 @@ func (s *Store) Pull(ctx context.Context, req PullRequest) (*Image, error) {
 	if err != nil {
 		return nil, explain(req.Ref, err)
 	}
-	trust, err := s.trust(r)
+	trust, err := r.trusted(req.Signatures)
 	if err != nil {
 		return nil, explain(req.Ref, err)
 	}
-	switch req.Policy {
-	case "":
-		req.Policy = PolicyMissing
-	case PolicyMissing, PolicyAlways, PolicyNever:
-	default:
-		return nil, fmt.Errorf("cannot pull image %q: unknown pull policy %.20q, use missing, always or never", req.Ref, req.Policy)
+	req.Policy, err = req.Policy.check()
+	if err != nil {
+		return nil, fmt.Errorf("cannot pull image %q: %w", req.Ref, err)
 	}
 	if req.Policy != PolicyAlways || r.digested() {
 		img, err := s.lookup(r, trust)
@@ -46,6 +43,9 @@ func (s *Store) Pull(ctx context.Context, req PullRequest) (*Image, error) {
 		defer s.dropTracker(key, t)
 		return s.pull(ctx, r, req, trust, t)
 	})
+	if err == nil && !trust.accepts(img.Signers) { // who began the pull may have gone by other rules
+		return nil, explain(req.Ref, ErrUnsigned)
+	}
 	return img, explain(req.Ref, err)
 }
 

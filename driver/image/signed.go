@@ -38,12 +38,12 @@ type trust struct {
 	keys     signature.Keys
 }
 
-// trust finds the rule for a reference.
-func (s *Store) trust(r reference) (trust, error) {
-	if len(s.opts.Signatures) == 0 {
+// trusted finds the rule for a reference.
+func (r reference) trusted(rules []SignatureRule) (trust, error) {
+	if len(rules) == 0 {
 		return trust{}, nil
 	}
-	for _, rule := range s.opts.Signatures {
+	for _, rule := range rules {
 		if slices.ContainsFunc(rule.Images, r.covered) {
 			return trust{required: !rule.AllowUnsigned, keys: rule.Keys}, nil
 		}
@@ -85,10 +85,7 @@ func (t trust) byTag(ctx context.Context, repo *registry.Repo, digest string) (s
 	if err != nil {
 		return "", 0, err
 	}
-	var doc document
-	if strict.Decode(m.Body, &doc) != nil || doc.kind() != aManifest {
-		return "", 1, nil
-	}
+	doc := signatureDoc(m.Body)
 	for _, d := range doc.Layers[:min(len(doc.Layers), maxSignatures)] {
 		sig := d.Annotations[signature.Annotation]
 		if sig == "" || d.MediaType != signature.PayloadType {
@@ -120,8 +117,8 @@ func (t trust) byReferrer(ctx context.Context, repo *registry.Repo, digest strin
 		if err != nil {
 			return "", 0, err
 		}
-		var doc document
-		if strict.Decode(m.Body, &doc) != nil || doc.kind() != aManifest || len(doc.Layers) != 1 || !isBundle(string(doc.Layers[0].MediaType)) {
+		doc := signatureDoc(m.Body)
+		if len(doc.Layers) != 1 || !isBundle(string(doc.Layers[0].MediaType)) {
 			continue
 		}
 		body, err := readSigned(ctx, repo, doc.Layers[0])
@@ -152,12 +149,8 @@ func referrers(ctx context.Context, repo *registry.Repo, digest string) ([]v1.De
 	if err != nil {
 		return nil, err
 	}
-	var index document
-	if strict.Decode(body, &index) != nil {
-		return nil, nil
-	}
 	var out []v1.Descriptor
-	for _, d := range index.Manifests {
+	for _, d := range signatureDoc(body).Manifests {
 		if len(out) < maxSignatures && maybeBundle(d.ArtifactType) && validDigest(d.Digest.String()) {
 			out = append(out, d)
 		}
@@ -168,6 +161,16 @@ func referrers(ctx context.Context, repo *registry.Repo, digest string) ([]v1.De
 // maybeBundle takes what a registry says about a referrer's type. Some tell the type of its empty config instead.
 func maybeBundle(artifactType string) bool {
 	return artifactType == "" || artifactType == "application/vnd.oci.empty.v1+json" || isBundle(artifactType)
+}
+
+// signatureDoc parses what should hold or list signatures. One that is no such document holds none.
+func signatureDoc(body []byte) document {
+	var doc document
+	err := strict.Decode(body, &doc)
+	if err != nil || doc.kind() == neither {
+		return document{}
+	}
+	return doc
 }
 
 func isBundle(mediaType string) bool { return strings.HasPrefix(mediaType, signature.BundleType) }

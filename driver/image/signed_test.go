@@ -56,18 +56,18 @@ func (s *signer) sign(t *testing.T, message string) string {
 }
 
 // byTag signs as cosign 2 does.
-func (s *signer) byTag(t *testing.T, h *host, repo, digest string) {
+func (s *signer) byTag(t *testing.T, h *host, digest string) {
 	t.Helper()
 	payload := fmt.Sprintf(`{"critical":{"identity":{"docker-reference":"x"},"image":{"docker-manifest-digest":%q},"type":"cosign container image signature"},"optional":null}`, digest)
 	img, err := mutate.Append(empty.Image, mutate.Addendum{
 		Layer: static.NewLayer([]byte(payload), signature.PayloadType), Annotations: map[string]string{signature.Annotation: s.sign(t, payload)},
 	})
 	must.NoError(t, err)
-	h.push(t, repo+":"+strings.Replace(digest, ":", "-", 1)+".sig", mutate.MediaType(img, types.OCIManifestSchema1))
+	h.push(t, "app:"+strings.Replace(digest, ":", "-", 1)+".sig", mutate.MediaType(img, types.OCIManifestSchema1))
 }
 
 // byReferrer signs as cosign 3 does.
-func (s *signer) byReferrer(t *testing.T, h *host, repo string, subject v1.Descriptor) {
+func (s *signer) byReferrer(t *testing.T, h *host, subject v1.Descriptor) {
 	t.Helper()
 	const kind = "application/vnd.in-toto+json"
 	statement := fmt.Sprintf(`{"_type":"https://in-toto.io/Statement/v1","subject":[{"digest":{"sha256":%q}}],"predicateType":"https://sigstore.dev/cosign/sign/v1","predicate":{}}`, subject.Digest.Hex)
@@ -81,7 +81,7 @@ func (s *signer) byReferrer(t *testing.T, h *host, repo string, subject v1.Descr
 	must.True(t, ok)
 	digest, err := made.Digest()
 	must.NoError(t, err)
-	ref, err := name.ParseReference(h.addr+"/"+repo+"@"+digest.String(), name.Insecure)
+	ref, err := name.ParseReference(h.addr+"/app@"+digest.String(), name.Insecure)
 	must.NoError(t, err)
 	must.NoError(t, remote.Write(ref, made))
 }
@@ -96,8 +96,8 @@ func descriptor(t *testing.T, img v1.Image) v1.Descriptor {
 }
 
 // rule demands a signature by one of keys for images.
-func rule(keys signature.Keys, images ...string) Options {
-	return Options{Signatures: []SignatureRule{{Images: images, Keys: keys}}}
+func rule(keys signature.Keys, images ...string) []SignatureRule {
+	return []SignatureRule{{Images: images, Keys: keys}}
 }
 
 func TestRootPullWantsSignatures(t *testing.T) {
@@ -111,29 +111,29 @@ func TestRootPullWantsSignatures(t *testing.T) {
 		name  string
 		wrap  func(http.Handler) http.Handler
 		sign  func(t *testing.T, h *host)
-		opts  Options
+		rules []SignatureRule
 		words string
 	}{
 		{"unsigned", nil, nil, rule(a.keys, "**"), "carries no signature; sign it with a key"},
-		{"by tag", nil, func(t *testing.T, h *host) { a.byTag(t, h, "app", d.Digest.String()) }, rule(a.keys, "**"), ""},
-		{"by referrer", nil, func(t *testing.T, h *host) { a.byReferrer(t, h, "app", d) }, rule(a.keys, "**"), ""},
-		{"by a referrer's tag", noList, func(t *testing.T, h *host) { a.byReferrer(t, h, "app", d) }, rule(a.keys, "**"), ""},
-		{"one of two keys", nil, func(t *testing.T, h *host) { b.byTag(t, h, "app", d.Digest.String()) }, rule(append(a.keys[:1:1], b.keys...), "**"), ""},
-		{"wrong key", nil, func(t *testing.T, h *host) { b.byTag(t, h, "app", d.Digest.String()) }, rule(a.keys, "**"), "none of its 1 signatures"},
-		{"wrong key in a bundle", nil, func(t *testing.T, h *host) { b.byReferrer(t, h, "app", d) }, rule(a.keys, "**"), "none of its 1 signatures"},
+		{"by tag", nil, func(t *testing.T, h *host) { a.byTag(t, h, d.Digest.String()) }, rule(a.keys, "**"), ""},
+		{"by referrer", nil, func(t *testing.T, h *host) { a.byReferrer(t, h, d) }, rule(a.keys, "**"), ""},
+		{"by a referrer's tag", noList, func(t *testing.T, h *host) { a.byReferrer(t, h, d) }, rule(a.keys, "**"), ""},
+		{"one of two keys", nil, func(t *testing.T, h *host) { b.byTag(t, h, d.Digest.String()) }, rule(append(a.keys[:1:1], b.keys...), "**"), ""},
+		{"wrong key", nil, func(t *testing.T, h *host) { b.byTag(t, h, d.Digest.String()) }, rule(a.keys, "**"), "none of its 1 signatures"},
+		{"wrong key in a bundle", nil, func(t *testing.T, h *host) { b.byReferrer(t, h, d) }, rule(a.keys, "**"), "none of its 1 signatures"},
 		{"both formats, one right", nil, func(t *testing.T, h *host) {
-			b.byTag(t, h, "app", d.Digest.String())
-			a.byReferrer(t, h, "app", d)
+			b.byTag(t, h, d.Digest.String())
+			a.byReferrer(t, h, d)
 		}, rule(a.keys, "**"), ""},
 		{"another image's signature under the tag", nil, func(t *testing.T, h *host) {
-			a.byTag(t, h, "app", other.String())
-			copyTag(t, h, "app", other, d.Digest)
+			a.byTag(t, h, other.String())
+			copyTag(t, h, other, d.Digest)
 		}, rule(a.keys, "**"), "none of its 1 signatures"},
 		{"junk under the tag", nil, func(t *testing.T, h *host) {
 			h.push(t, "app:sha256-"+d.Digest.Hex+".sig", img)
 		}, rule(a.keys, "**"), "none of its 2 signatures"},
 		{"other repository's rule", nil, nil, rule(a.keys, "registry.example/**"), "none of the driver's signature rules covers it"},
-		{"allowed without", nil, nil, Options{Signatures: []SignatureRule{{Images: []string{"*"}, AllowUnsigned: true}, {Images: []string{"**"}, Keys: a.keys}}}, ""},
+		{"allowed without", nil, nil, []SignatureRule{{Images: []string{"*"}, AllowUnsigned: true}, {Images: []string{"**"}, Keys: a.keys}}, ""},
 		{"faulty registry", fail(".sig", status(http.StatusBadGateway)), nil, rule(a.keys, "**"), "HTTP 502"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -143,8 +143,8 @@ func TestRootPullWantsSignatures(t *testing.T) {
 			if tc.sign != nil {
 				tc.sign(t, h)
 			}
-			s := open(t, tc.opts, h)
-			got, err := s.Pull(within(t, 20*time.Second), PullRequest{Ref: ref})
+			s := open(t, Options{}, h)
+			got, err := s.Pull(within(t, 20*time.Second), PullRequest{Ref: ref, Signatures: tc.rules})
 			if tc.words == "" {
 				must.NoError(t, err)
 				must.Eq(t, d.Digest.String(), got.Digest)
@@ -161,13 +161,13 @@ func TestRootPullWantsSignatures(t *testing.T) {
 }
 
 // copyTag gives one digest's signatures out as another's.
-func copyTag(t *testing.T, h *host, repo string, from, to v1.Hash) {
+func copyTag(t *testing.T, h *host, from, to v1.Hash) {
 	t.Helper()
-	ref, err := name.ParseReference(h.addr+"/"+repo+":sha256-"+from.Hex+".sig", name.Insecure)
+	ref, err := name.ParseReference(h.addr+"/app:sha256-"+from.Hex+".sig", name.Insecure)
 	must.NoError(t, err)
 	img, err := remote.Image(ref)
 	must.NoError(t, err)
-	h.push(t, repo+":sha256-"+to.Hex+".sig", img)
+	h.push(t, "app:sha256-"+to.Hex+".sig", img)
 }
 
 // TestRootSignaturesOfCachedImages changes the rules while the image stays.
@@ -179,23 +179,23 @@ func TestRootSignaturesOfCachedImages(t *testing.T) {
 	ref := h.push(t, "app:v1", simple(t))
 	digest := descriptor(t, simple(t)).Digest.String()
 	dir := t.TempDir()
-	pull := func(opts Options, policy Policy) error {
+	pull := func(rules []SignatureRule, policy Policy) error {
 		t.Helper()
-		s := openAt(t, dir, opts, h)
-		_, err := s.Pull(within(t, 20*time.Second), PullRequest{Ref: ref, Policy: policy})
+		s := openAt(t, dir, Options{}, h)
+		_, err := s.Pull(within(t, 20*time.Second), PullRequest{Ref: ref, Policy: policy, Signatures: rules})
 		return err
 	}
-	must.NoError(t, pull(Options{}, ""))
+	must.NoError(t, pull(nil, ""))
 	must.ErrorIs(t, pull(rule(a.keys, "**"), ""), ErrUnsigned) // although it is there
 	must.ErrorIs(t, pull(rule(a.keys, "**"), PolicyNever), ErrUnsigned)
-	a.byTag(t, h, "app", digest)
+	a.byTag(t, h, digest)
 	must.NoError(t, pull(rule(a.keys, "**"), ""))
 	c.n.Store(0)
 	must.NoError(t, pull(rule(a.keys, "**"), "")) // it is known by now
 	must.NoError(t, pull(rule(a.keys, "**"), PolicyNever))
 	must.Eq(t, 0, c.n.Load())
 	must.ErrorIs(t, pull(rule(b.keys, "**"), ""), ErrUnsigned) // its key does not count any more
-	b.byTag(t, h, "app", digest)
+	b.byTag(t, h, digest)
 	must.NoError(t, pull(rule(b.keys, "**"), ""))
 	c.n.Store(0)
 	must.NoError(t, pull(rule(a.keys, "**"), "")) // nor was the first one forgotten
@@ -217,11 +217,12 @@ func TestRootSignedIndex(t *testing.T) {
 		ref, err := name.ParseReference(h.addr+"/app:v1", name.Insecure)
 		must.NoError(t, err)
 		must.NoError(t, remote.WriteIndex(ref, index))
-		s := open(t, rule(a.keys, "**"), h)
-		_, err = s.Pull(within(t, 20*time.Second), PullRequest{Ref: ref.Name()})
+		s := open(t, Options{}, h)
+		request := PullRequest{Ref: ref.Name(), Signatures: rule(a.keys, "**")}
+		_, err = s.Pull(within(t, 20*time.Second), request)
 		must.ErrorIs(t, err, ErrUnsigned)
-		a.byTag(t, h, "app", digest)
-		got, err := s.Pull(within(t, 20*time.Second), PullRequest{Ref: ref.Name()})
+		a.byTag(t, h, digest)
+		got, err := s.Pull(within(t, 20*time.Second), request)
 		must.NoError(t, err)
 		must.Eq(t, []string{a.keys[0].ID}, got.Signers)
 	}
@@ -230,12 +231,12 @@ func TestRootSignedIndex(t *testing.T) {
 func TestRootLocalImagesAreUnsigned(t *testing.T) {
 	t.Parallel()
 	a := newSigner(t)
-	for words, opts := range map[string]Options{
+	for words, rules := range map[string][]SignatureRule{
 		"on the disk carries no signature": rule(a.keys, "**"),
 		"none of the driver's signature":   rule(a.keys, "registry.example"),
-		"cannot read it from the disk":     {Signatures: []SignatureRule{{Images: []string{"oci:/srv/images/**"}, AllowUnsigned: true}}, LocalDirs: []string{"/srv"}},
+		"cannot read it from the disk":     {{Images: []string{"oci:/srv/images/**"}, AllowUnsigned: true}},
 	} {
-		_, err := open(t, opts).Pull(t.Context(), PullRequest{Ref: "oci:/srv/images/nothing-here"})
+		_, err := open(t, Options{LocalDirs: []string{"/srv"}}).Pull(t.Context(), PullRequest{Ref: "oci:/srv/images/nothing-here", Signatures: rules})
 		must.ErrorContains(t, err, words)
 	}
 }
