@@ -50,10 +50,21 @@ func (a area) pluginDir(h Host, c conf) []Finding {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return []Finding{a.fail("plugin_dir", "make "+c.pluginDir+" a directory", "%v: Nomad's agent does not start", err)}
 	}
-	var all []Finding
-	there := make(map[string]bool)
+	all, there := a.entries(h, c.pluginDir, entries)
+	for _, name := range []string{driverName, deviceName} {
+		all = append(all, a.installed(c, name, there[name]))
+	}
+	if _, used := c.plugins[peerName]; used && there[peerName] {
+		all = append(all, a.fail(peerName, "take one of them out of the configuration", "is loaded beside %s: both offer the same GPUs", deviceName))
+	}
+	return all
+}
+
+// entries are what Nomad stumbles over, and the programs that it finds.
+func (a area) entries(h Host, dir string, entries []os.DirEntry) (all []Finding, there map[string]bool) {
+	there = make(map[string]bool)
 	for _, entry := range entries {
-		name := filepath.Join(c.pluginDir, entry.Name())
+		name := filepath.Join(dir, entry.Name())
 		info, err := os.Stat(h.path(name))
 		switch {
 		case err != nil:
@@ -65,13 +76,7 @@ func (a area) pluginDir(h Host, c conf) []Finding {
 			there[entry.Name()] = true
 		}
 	}
-	for _, name := range []string{driverName, deviceName} {
-		all = append(all, a.installed(c, name, there[name]))
-	}
-	if _, used := c.plugins[peerName]; used && there[peerName] {
-		all = append(all, a.fail(peerName, "take one of them out of the configuration", "is loaded beside %s: both offer the same GPUs", deviceName))
-	}
-	return all
+	return all, there
 }
 
 func (a area) installed(c conf, name string, there bool) Finding {
