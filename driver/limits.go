@@ -57,7 +57,7 @@ func limitValue(text string) (uint64, error) {
 }
 
 // resources are Nomad's, with the operator's bound on processes.
-func resources(cfg *drivers.TaskConfig, job *JobConfig, s *settings, h *sandbox.Host) (sandbox.Resources, error) {
+func resources(cfg *drivers.TaskConfig, job *JobConfig, s *settings, h *sandbox.Host) (sandbox.Resources, error) { //nolint:cyclop // one short step after another
 	r := sandbox.Resources{Pids: s.pids}
 	if job.PidsLimit < 0 || job.PidsLimit > s.pids {
 		return r, fmt.Errorf("cannot set pids_limit to %d: this host's operator allows 1 to %d", job.PidsLimit, s.pids)

@@ -21,7 +21,7 @@ type endpoint struct {
 }
 
 func newEndpoint() (endpoint, error) {
-	e := endpoint{host: fmt.Sprintf("127.%d.%d.%d", 16+rand.IntN(200), rand.IntN(256), 1+rand.IntN(254))}
+	e := endpoint{host: fmt.Sprintf("127.%d.%d.%d", 16+rand.IntN(200), rand.IntN(256), 1+rand.IntN(254))} //nolint:gosec // to be apart from others, not secret
 	for _, port := range []*int{&e.http, &e.rpc, &e.serf} {
 		listener, err := net.Listen("tcp", e.host+":0")
 		if err != nil {
