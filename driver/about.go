@@ -153,6 +153,7 @@ type JobConfig struct {
 	ExtraHosts     []string           `codec:"extra_hosts"`
 	Labels         hclutils.MapStrStr `codec:"labels"`
 	Lease          JobLease           `codec:"lease"`
+	Health         JobHealth          `codec:"healthchecks"`
 
 	// What other drivers know and this one refuses, with a reason that is better than "unsupported argument".
 	Privileged bool               `codec:"privileged"`
@@ -161,6 +162,16 @@ type JobConfig struct {
 	UTSMode    string             `codec:"uts_mode"`
 	CgroupNS   string             `codec:"cgroupns"`
 	PortMap    hclutils.MapStrInt `codec:"port_map"`
+}
+
+// JobHealth overrides the image's HEALTHCHECK, whole or in part.
+type JobHealth struct {
+	Disable     bool     `codec:"disable"`
+	Test        []string `codec:"test"`
+	Interval    string   `codec:"interval"`
+	Timeout     string   `codec:"timeout"`
+	StartPeriod string   `codec:"start_period"`
+	Retries     int      `codec:"retries"`
 }
 
 // JobDevice is a node of the host's that the job asks for.
@@ -243,6 +254,11 @@ func jobSpec() *hclspec.Spec {
 			"target": hclspec.NewAttr("target", "string", true), "readonly": hclspec.NewAttr("readonly", "bool", false),
 			"size": hclspec.NewAttr("size", "string", false), "mode": hclspec.NewAttr("mode", "string", false),
 			"propagation": hclspec.NewAttr("propagation", "string", false),
+		})),
+		"healthchecks": hclspec.NewBlock("healthchecks", false, hclspec.NewObject(map[string]*hclspec.Spec{
+			"disable": hclspec.NewAttr("disable", "bool", false), "test": hclspec.NewAttr("test", "list(string)", false),
+			"interval": hclspec.NewAttr("interval", "string", false), "timeout": hclspec.NewAttr("timeout", "string", false),
+			"start_period": hclspec.NewAttr("start_period", "string", false), "retries": hclspec.NewAttr("retries", "number", false),
 		})),
 		"devices": hclspec.NewBlockList("devices", hclspec.NewObject(map[string]*hclspec.Spec{
 			"host_path": hclspec.NewAttr("host_path", "string", true), "container_path": hclspec.NewAttr("container_path", "string", false),

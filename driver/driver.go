@@ -144,8 +144,13 @@ func (d *Driver) task(id string) (*handle, bool) {
 	return h, ok
 }
 
-func (d *Driver) keep(h *handle) {
+// keep makes a task known, and says false if it already is.
+func (d *Driver) keep(h *handle) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if _, known := d.tasks[h.config.ID]; known {
+		return false
+	}
 	d.tasks[h.config.ID] = h
+	return true
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -18,6 +19,9 @@ type handle struct {
 	file   taskFile
 	dir    string
 	task   *supervisor.Task
+	// health is nil without a check; ended is done when what the exit code does not say has been told.
+	health *watcher
+	ended  sync.Once
 }
 
 // driverState is what Nomad keeps for the driver across a restart of its client. The rest is in the task's directory.
@@ -25,8 +29,10 @@ type driverState struct {
 	SandboxID string
 }
 
-func newHandle(cfg *drivers.TaskConfig, file taskFile, dir string, task *supervisor.Task) *handle {
-	return &handle{config: cfg, file: file, dir: dir, task: task}
+func (d *Driver) newHandle(cfg *drivers.TaskConfig, file taskFile, dir string, task *supervisor.Task) *handle {
+	h := &handle{config: cfg, file: file, dir: dir, task: task}
+	h.health = d.newWatcher(h)
+	return h
 }
 
 // export makes what Nomad keeps.
@@ -69,6 +75,9 @@ func (h *handle) status(ctx context.Context) *drivers.TaskStatus {
 		DriverAttributes: map[string]string{
 			"pid": fmt.Sprint(h.task.Pid()), "image": h.file.Image, "digest": h.file.Digest, "gpus": strings.Join(h.file.UUIDs, ","),
 		},
+	}
+	if h.health != nil {
+		s.DriverAttributes["health"] = fmt.Sprint(h.health.status.Load())
 	}
 	if h.running() {
 		return s

@@ -7,7 +7,6 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/hashicorp/nomad/nomad/structs"
-	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"pangaea/driver/image"
 )
@@ -61,12 +60,7 @@ func (s *startup) progress() func(image.Progress) {
 }
 
 func (s *startup) event(message string, annotations map[string]string) {
-	err := s.d.events.EmitEvent(&drivers.TaskEvent{
-		TaskID: s.cfg.ID, TaskName: s.cfg.Name, AllocID: s.cfg.AllocID, Timestamp: time.Now(), Message: message, Annotations: annotations,
-	})
-	if err != nil {
-		s.d.log.Debug("cannot emit a task event", "task_id", s.cfg.ID, "error", err)
-	}
+	s.d.event(s.cfg, message, annotations)
 }
 
 // collectImages lets unused images go, until the plugin ends.

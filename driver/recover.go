@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"pangaea/driver/record"
+	"pangaea/driver/supervisor"
 )
 
 // recoverGrace is how long after the start of the plugin its client may still come to recover tasks.
@@ -38,11 +39,17 @@ func (d *Driver) RecoverTask(th *drivers.TaskHandle) error {
 		return fmt.Errorf("cannot recover the task: %w", err)
 	}
 	task, err := t.supervisor.Recover(dir)
+	if errors.Is(err, supervisor.ErrGone) {
+		// Nomad has a handle, so it was started. Failing here would have Nomad start it anew past its restart policy.
+		task, err = t.supervisor.Lost(dir)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot recover the task: %w", err)
 	}
-	h := newHandle(th.Config, file, dir, task)
-	d.keep(h)
+	h := d.newHandle(th.Config, file, dir, task)
+	if d.keep(h) {
+		d.watchHealth(h)
+	}
 	d.noteAllocDir(th.Config.AllocDir)
 	d.log.Info("recovered task", "task_id", th.Config.ID, "pid", task.Pid(), "running", h.running())
 	return nil

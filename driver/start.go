@@ -74,7 +74,7 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 			return nil, nil, explain(err)
 		}
 	}
-	h := newHandle(cfg, s.file, s.dir, s.task)
+	h := d.newHandle(cfg, s.file, s.dir, s.task)
 	taskHandle, err := h.export()
 	if err != nil {
 		s.rollBack()
@@ -85,6 +85,7 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 		s.rollBack()
 		return nil, nil, explain(err)
 	}
+	d.watchHealth(h)
 	// The next task's start is prepared now that this one's no longer competes with it.
 	_ = d.spawn(s.supervisor.Warm)
 	d.log.Debug("started task", "task_id", cfg.ID, "pid", s.task.Pid(), "took", time.Since(s.began()))
@@ -147,6 +148,10 @@ func (s *startup) validate() error {
 	if err != nil {
 		return err
 	}
+	_, err = healthOf(&s.job.Health, nil, nil)
+	if err != nil {
+		return err
+	}
 	// What the image says is not known yet; whatever is wrong without it is told before the pull.
 	_, err = plan(s.cfg, &s.job, imageFacts{}, s.conf, &s.host)
 	return err
@@ -169,6 +174,10 @@ func (s *startup) claimIDs() error {
 	s.file = taskFile{
 		TaskID: s.cfg.ID, AllocID: s.cfg.AllocID, Task: s.cfg.Name, AllocDir: s.cfg.AllocDir, ID: id,
 		Image: s.image.Ref, Digest: s.image.Digest, Stop: s.facts.Stop, UUIDs: s.uuids,
+	}
+	s.file.Health, err = healthOf(&s.job.Health, s.image.Config.Healthcheck, s.image.Config.Shell)
+	if err != nil {
+		return err
 	}
 	err = makeTaskDir(s.dir, s.file)
 	if err != nil {

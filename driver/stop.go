@@ -32,6 +32,7 @@ func (d *Driver) WaitTask(ctx context.Context, id string) (<-chan *drivers.ExitR
 		exit, err := h.task.Wait(ctx)
 		switch {
 		case err == nil:
+			d.tellEnd(h, exit)
 			ch <- result(exit)
 		case ctx.Err() == nil:
 			// A nil result would make Nomad's client panic, so whatever went wrong is one.

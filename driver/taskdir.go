@@ -27,6 +27,8 @@ type taskFile struct {
 	Digest   string   `json:"digest,omitempty"`
 	Stop     string   `json:"stop_signal,omitempty"`
 	UUIDs    []string `json:"gpus,omitempty"`
+
+	Health *healthCheck `json:"health,omitempty"`
 }
 
 // sandboxID names a task's sandbox, directory and mount: readable, safe as a file name whatever Nomad's task ID holds

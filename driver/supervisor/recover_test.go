@@ -134,6 +134,10 @@ func TestRootRecover(t *testing.T) {
 		eventually(t, "the task is gone", func() bool { return !record.Alive(state.Pid, state.StartTime) })
 		_, err := b.sup.Recover(l.Dir)
 		must.ErrorIs(t, err, ErrGone)
+		lost, err := b.sup.Lost(l.Dir)
+		must.NoError(t, err)
+		must.True(t, b.wait(lost).Unknown)
+		must.True(t, b.wait(b.recover(l)).Unknown, must.Sprint("once unknown, always unknown"))
 	})
 	t.Run("never started", func(t *testing.T) {
 		_, err := b.sup.Recover(b.on(t).launch("/bin/true").Dir)
@@ -150,6 +154,8 @@ func TestRootRecover(t *testing.T) {
 		must.NoError(t, record.WriteLaunch(l.Dir, launch))
 		_, err = b.sup.Recover(l.Dir)
 		must.ErrorIs(t, err, ErrGone)
+		_, err = b.sup.Lost(l.Dir)
+		must.ErrorIs(t, err, ErrGone, must.Sprint("a restart of the machine says nothing of a task"))
 	})
 }
 

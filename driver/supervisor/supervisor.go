@@ -131,6 +131,28 @@ func (s *Supervisor) Recover(dir string) (*Task, error) {
 	return nil, ErrGone
 }
 
+// Lost is for a task that had started and of which Recover finds nothing: it has ended, and nobody knows how. It fails
+// with ErrGone if the machine was restarted since, which ends all tasks without saying anything of them.
+func (s *Supervisor) Lost(dir string) (*Task, error) {
+	launch, err := record.ReadLaunch(dir)
+	if err != nil {
+		return nil, ErrGone
+	}
+	boot, err := record.BootID()
+	if err != nil || boot != launch.BootID {
+		return nil, ErrGone
+	}
+	group, err := cgroup.New(launch.CgroupsPath)
+	if err != nil {
+		return nil, err
+	}
+	err = record.WriteExit(dir, &record.Exit{Version: record.Version, AtUnixNs: time.Now().UnixNano(), Unknown: true})
+	if err != nil {
+		return nil, err
+	}
+	return s.ended(dir, launch, group)
+}
+
 // ended makes a Task of an exit record.
 func (s *Supervisor) ended(dir string, launch *record.Launch, group cgroup.Task) (*Task, error) {
 	t, err := s.attach(dir, launch, group)
