@@ -86,6 +86,7 @@ type Config struct {
 	AllowSysctls         []string `codec:"allow_sysctls"`
 	AllowImageDirs       []string `codec:"allow_image_dirs"`
 	AllowDevices         []string `codec:"allow_devices"`
+	AllowSeccompProfiles string   `codec:"allow_seccomp_profiles"`
 	AllowSwap            bool     `codec:"allow_swap"`
 	AllowUnlimitedMemory bool     `codec:"allow_unlimited_memory"`
 }
@@ -140,6 +141,10 @@ type JobConfig struct {
 	MemorySwap     string             `codec:"memory_swap"`
 	Swappiness     *int64             `codec:"memory_swappiness"`
 	OOMScoreAdj    int                `codec:"oom_score_adj"`
+	Init           bool               `codec:"init"`
+	TTY            bool               `codec:"tty"`
+	Interactive    bool               `codec:"interactive"`
+	SeccompProfile string             `codec:"seccomp_profile"`
 	GroupAdd       []string           `codec:"group_add"`
 	Devices        []JobDevice        `codec:"devices"`
 	Ports          []string           `codec:"ports"`
@@ -236,7 +241,7 @@ func configSpec() *hclspec.Spec {
 			"servers": strings("servers"), "searches": strings("searches"), "options": strings("options"),
 		}),
 		"extra_labels": strings("extra_labels"), "disable_log_collection": flag("disable_log_collection"),
-		"allow_devices": strings("allow_devices"), "allow_swap": flag("allow_swap"), "allow_unlimited_memory": flag("allow_unlimited_memory"),
+		"allow_devices": strings("allow_devices"), "allow_swap": flag("allow_swap"), "allow_seccomp_profiles": text("allow_seccomp_profiles"), "allow_unlimited_memory": flag("allow_unlimited_memory"),
 		"allow_caps": strings("allow_caps"), "allow_host_network": flag("allow_host_network"),
 		"allow_userns_host": flag("allow_userns_host"), "allow_volumes": flag("allow_volumes"), "allow_sysctls": strings("allow_sysctls"),
 		"allow_image_dirs": strings("allow_image_dirs"),
@@ -271,7 +276,7 @@ func jobSpec() *hclspec.Spec {
 	kinds := map[string][]string{
 		"string": {
 			"image_pull_policy", "command", "work_dir", "hostname", "network_mode", "userns_mode", "shm_size", "disk_limit", "memory_swap",
-			"pid_mode", "ipc_mode", "uts_mode", "cgroupns",
+			"pid_mode", "ipc_mode", "uts_mode", "cgroupns", "seccomp_profile",
 		},
 		"list(string)": {
 			"entrypoint", "args", "volumes", "cap_add", "cap_drop", "extra_hosts", "group_add", "ports",
@@ -279,7 +284,7 @@ func jobSpec() *hclspec.Spec {
 		},
 		"list(map(string))": {"ulimit", "sysctl", "labels"},
 		"list(map(number))": {"port_map"},
-		"bool":              {"readonly_rootfs", "cpu_hard_limit", "privileged"},
+		"bool":              {"readonly_rootfs", "cpu_hard_limit", "privileged", "init", "tty", "interactive"},
 		"number":            {"pids_limit", "cpu_cfs_period", "memory_swappiness", "oom_score_adj"},
 	}
 	for kind, names := range kinds {

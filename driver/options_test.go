@@ -1,7 +1,6 @@
 package driver
 
 import (
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -114,6 +113,8 @@ func TestRootOptionsRefused(t *testing.T) {
 		{name: "port without a network", job: JobConfig{Ports: []string{"http"}}, change: func(c *drivers.TaskConfig) {
 			c.Resources.Ports = &structs.AllocatedPorts{{Label: "http", Value: 2000, To: 80}}
 		}, text: "a network of its own"},
+		{name: "seccomp profile", job: JobConfig{SeccompProfile: "own"}, text: "allow_seccomp_profiles"},
+		{name: "check of a kind that there is not", job: JobConfig{Health: JobHealth{Test: []string{"/bin/check"}}}, text: "CMD-SHELL"},
 		{name: "swap", job: JobConfig{MemorySwap: "1GiB"}, text: "allow_swap"},
 		{name: "swappiness", job: JobConfig{Swappiness: &percent}, text: "allow_swap"},
 		{name: "all the host's memory", change: func(c *drivers.TaskConfig) { c.Resources.NomadResources.Memory.MemoryMaxMB = -1 }, text: "allow_unlimited_memory"},
@@ -173,18 +174,16 @@ func TestRootPropagation(t *testing.T) {
 // TestRootLogsDisabled shows that nothing is written to Nomad's log collector, which runs all the same.
 func TestRootLogsDisabled(t *testing.T) {
 	w := newWorld(t, func(c *Config) { c.DisableLogCollection = true })
-	cfg := w.prepare(t, sh("echo secret; echo done > /local/done"), false)
-	cfg.StdoutPath = filepath.Join(cfg.TaskDir().LogDir, ".web.stdout.fifo")
-	must.NoError(t, unix.Mkfifo(cfg.StdoutPath, 0o600))
-	reader, err := os.OpenFile(cfg.StdoutPath, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	must.NoError(t, err)
-	defer reader.Close()
-	w.start(t, cfg)
-	must.Eq(t, 0, w.wait(t, cfg.ID).ExitCode)
-	must.FileExists(t, filepath.Join(cfg.TaskDir().LocalDir, "done"))
-	text, err := io.ReadAll(reader)
-	must.NoError(t, err)
-	must.Eq(t, "", string(text))
+	for _, tty := range []bool{false, true} {
+		job := sh("echo secret; echo done > /local/done")
+		job.TTY = tty
+		cfg := w.task(t, job)
+		w.start(t, cfg)
+		must.Eq(t, 0, w.wait(t, cfg.ID).ExitCode)
+		must.FileExists(t, filepath.Join(cfg.TaskDir().LocalDir, "done"))
+		must.NoError(t, w.harness.DestroyTask(cfg.ID, true))
+		must.Eq(t, "", w.output(cfg))
+	}
 }
 
 func TestLabels(t *testing.T) {

@@ -50,6 +50,10 @@ func plan(cfg *drivers.TaskConfig, job *JobConfig, image imageFacts, s *settings
 		CgroupsPath:    cgroupPath(cfg, h),
 		Labels:         labels(cfg, job, s),
 		OOMScoreAdj:    job.OOMScoreAdj,
+		Terminal:       job.TTY,
+	}
+	if job.Init {
+		t.Init, _ = s.programs()
 	}
 	if job.UsernsMode != "" && job.UsernsMode != "host" {
 		return t, fmt.Errorf(`cannot use userns_mode %q: it is "host", or left out`, job.UsernsMode)
@@ -59,19 +63,7 @@ func plan(cfg *drivers.TaskConfig, job *JobConfig, image imageFacts, s *settings
 	if err != nil {
 		return t, err
 	}
-	t.ShmBytes, err = parseSize(job.ShmSize)
-	if err != nil {
-		return t, fmt.Errorf("cannot use shm_size: %w", err)
-	}
-	t.Capabilities, err = jobCaps(job)
-	if err != nil {
-		return t, err
-	}
-	t.Rlimits, err = rlimits(job.Ulimit)
-	if err != nil {
-		return t, err
-	}
-	t.Resources, err = resources(cfg, job, s, h)
+	err = planLimits(&t, cfg, job, s, h)
 	if err != nil {
 		return t, err
 	}
@@ -89,6 +81,25 @@ func plan(cfg *drivers.TaskConfig, job *JobConfig, image imageFacts, s *settings
 		return t, err
 	}
 	return t, planDevices(&t, cfg.Devices, job.Devices)
+}
+
+// planLimits fills in what bounds the task.
+func planLimits(t *sandbox.Task, cfg *drivers.TaskConfig, job *JobConfig, s *settings, h *sandbox.Host) error {
+	var err error
+	t.ShmBytes, err = parseSize(job.ShmSize)
+	if err != nil {
+		return fmt.Errorf("cannot use shm_size: %w", err)
+	}
+	t.Capabilities, err = jobCaps(job)
+	if err != nil {
+		return err
+	}
+	t.Rlimits, err = rlimits(job.Ulimit)
+	if err != nil {
+		return err
+	}
+	t.Resources, err = resources(cfg, job, s, h)
+	return err
 }
 
 func workDir(job *JobConfig, image imageFacts) string {

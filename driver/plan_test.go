@@ -191,6 +191,7 @@ func TestRules_table(t *testing.T) {
 		{"allow_caps", JobConfig{CapAdd: []string{"nonsense"}}, Config{}},
 		{"allow_sysctls", JobConfig{Sysctl: map[string]string{"net/core/somaxconn": "1"}}, Config{AllowSysctls: []string{"net.core.somaxconn"}}},
 		{"allow_devices", JobConfig{Devices: []JobDevice{{HostPath: "/dev/fuse"}}}, Config{AllowDevices: []string{"/dev/fuse"}}},
+		{"allow_seccomp_profiles", JobConfig{SeccompProfile: "own"}, Config{AllowSeccompProfiles: "/etc/pangaea/seccomp"}},
 		{"allow_swap", JobConfig{MemorySwap: "1GiB"}, Config{AllowSwap: true}},
 		{"allow_swap", JobConfig{Swappiness: new(int64)}, Config{AllowSwap: true}},
 	}

@@ -58,6 +58,9 @@ func rules() []rule { //nolint:cyclop // a table, whose entries are functions of
 			}
 			return ""
 		}},
+		{"allow_seccomp_profiles", func(j *JobConfig, s *settings) string {
+			return unless(s.AllowSeccompProfiles != "" || j.SeccompProfile == "", "seccomp_profile")
+		}},
 		{"allow_swap = true", func(j *JobConfig, s *settings) string {
 			return unless(s.AllowSwap || (j.MemorySwap == "" && j.Swappiness == nil), "swap by memory_swap or memory_swappiness")
 		}},

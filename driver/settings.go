@@ -133,6 +133,9 @@ func (s *settings) allowedCaps() {
 
 // allowedLists checks what would otherwise never match and seem to have been allowed.
 func (s *settings) allowedLists() {
+	if s.AllowSeccompProfiles != "" && !filepath.IsAbs(s.AllowSeccompProfiles) {
+		s.problem("allow_seccomp_profiles %q must be the absolute path of a directory", s.AllowSeccompProfiles)
+	}
 	for _, device := range s.AllowDevices {
 		if !strings.HasPrefix(device, "/dev/") || filepath.Clean(device) != device {
 			s.problem("allow_devices: %q must be a clean path below /dev", device)

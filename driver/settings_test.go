@@ -53,6 +53,11 @@ func TestJobConfig(t *testing.T) {
 		ports = ["http"]
 		port_map { http = 80 }
 		privileged = true
+		init = true
+		tty = true
+		interactive = true
+		seccomp_profile = "own"
+		healthchecks { test = ["CMD", "x"] interval = "1m" retries = 2 }
 	}`, &job)
 	must.Eq(t, JobConfig{
 		Image: "registry.example/app:1", PullPolicy: "always", Auth: JobAuth{"u", "p"}, Entrypoint: []string{"/init"}, Command: "run",
@@ -62,6 +67,7 @@ func TestJobConfig(t *testing.T) {
 		Volumes: []string{"/x:/y:ro"}, Lease: JobLease{"lease", "30s"}, ExtraHosts: []string{"db:192.0.2.1"},
 		GroupAdd: []string{"video"}, MemorySwap: "1GiB", Swappiness: new(int64), Devices: []JobDevice{{"/dev/fuse", "/dev/own", "r"}},
 		Ports: []string{"http"}, PortMap: map[string]int{"http": 80}, Privileged: true,
+		Init: true, TTY: true, Interactive: true, SeccompProfile: "own", Health: JobHealth{Test: []string{"CMD", "x"}, Interval: "1m", Retries: 2},
 	}, job)
 	var plain JobConfig
 	hclutils.NewConfigParser(jobSpec()).ParseHCL(t, `config { image = "a" }`, &plain)
@@ -121,6 +127,7 @@ func TestSettings_problems(t *testing.T) {
 		{"allow_caps", Config{AllowCaps: []string{"everything"}}},
 		{"allow_devices", Config{AllowDevices: []string{"/dev/../etc/shadow"}}},
 		{"allow_devices", Config{AllowDevices: []string{"/var/lib/disk"}}},
+		{"allow_seccomp_profiles", Config{AllowSeccompProfiles: "profiles"}},
 		{"extra_labels", Config{ExtraLabels: []string{"["}}},
 	}
 	for _, c := range cases {

@@ -144,6 +144,10 @@ func (s *startup) validate() error {
 	if err != nil {
 		return err
 	}
+	_, err = s.conf.seccompProfile(s.job.SeccompProfile)
+	if err != nil {
+		return err
+	}
 	s.lease, err = lease(s.cfg, &s.job)
 	if err != nil {
 		return err
@@ -269,20 +273,26 @@ func (s *startup) network() error {
 
 // launch builds the specification, checks it once more from the other end, and starts it.
 func (s *startup) launch() error {
+	var err error
+	s.plan.Seccomp, err = s.conf.seccompProfile(s.job.SeccompProfile)
+	if err != nil {
+		return err
+	}
 	spec, err := sandbox.Spec(s.plan, s.host)
 	if err != nil {
 		return err
 	}
 	err = sandbox.Check(spec, sandbox.Loosened{
 		HostUsers: s.conf.AllowHostUsers && s.plan.HostUsers, HostNetwork: s.conf.AllowHostNetwork && s.plan.HostNetwork, Capabilities: s.conf.caps,
-		Swap: s.conf.AllowSwap,
+		Swap: s.conf.AllowSwap, Seccomp: s.plan.Seccomp != "",
 	})
 	if err != nil {
 		return err
 	}
 	s.undone("cannot end the task", s.endTask)
 	s.task, err = s.supervisor.Start(s.ctx, supervisor.Launch{
-		ID: s.file.ID, Dir: s.dir, Spec: spec, Stdout: s.logFIFO(s.cfg.StdoutPath), Stderr: s.logFIFO(s.cfg.StderrPath),
+		ID: s.file.ID, Dir: s.dir, Spec: spec, Stdout: logFIFO(s.cfg.StdoutPath), Stderr: logFIFO(s.cfg.StderrPath),
+		Stdin:        s.job.Interactive,
 		CpusetCgroup: cpusetCgroup(s.cfg, &s.host), Lease: s.lease,
 	})
 	if err != nil {
@@ -293,8 +303,8 @@ func (s *startup) launch() error {
 }
 
 // logFIFO is where the task's output goes: Nomad names /dev/null for a task whose logs are disabled.
-func (s *startup) logFIFO(path string) string {
-	if path == os.DevNull || s.conf.DisableLogCollection {
+func logFIFO(path string) string {
+	if path == os.DevNull {
 		return ""
 	}
 	return path

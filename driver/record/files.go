@@ -25,10 +25,13 @@ type Launch struct {
 	RuntimeArgs          []string
 	Stdout, Stderr       string // Paths of Nomad's log FIFOs.
 	StdioUID, StdioGID   int
-	CgroupsPath          string
-	CpusetCgroup         string
-	LeaseFile            string
-	LeaseTTLMs           int64
+	// TTY gives the program a terminal, whose output goes to Stdout; Stdin leaves its input open; Discard throws all
+	// output away.
+	TTY, Stdin, Discard bool
+	CgroupsPath         string
+	CpusetCgroup        string
+	LeaseFile           string
+	LeaseTTLMs          int64
 }
 
 func (l *Launch) fields() []field {
@@ -44,6 +47,9 @@ func (l *Launch) fields() []field {
 		{"stderr", &l.Stderr},
 		{"stdio_uid", &l.StdioUID},
 		{"stdio_gid", &l.StdioGID},
+		{"tty", &l.TTY},
+		{"stdin", &l.Stdin},
+		{"discard", &l.Discard},
 		{"cgroups_path", &l.CgroupsPath},
 		{"cpuset_cgroup", &l.CpusetCgroup},
 		{"lease_file", &l.LeaseFile},

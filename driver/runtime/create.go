@@ -83,7 +83,12 @@ func prepare(id string, spec *specs.Spec, opts options) (*libcontainer.Container
 		return nil, nil, err
 	}
 	process.Init = true
-	process.Stdin, process.Stdout, process.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if spec.Process.Terminal {
+		// The shim waits for the terminal on the socket that it gave us as standard input.
+		process.ConsoleSocket = os.Stdin
+	} else {
+		process.Stdin, process.Stdout, process.Stderr = os.Stdin, os.Stdout, os.Stderr
+	}
 	return container, process, nil
 }
 

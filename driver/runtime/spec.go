@@ -68,8 +68,6 @@ func check(spec *specs.Spec) error {
 		return errors.New("the spec names no program to run")
 	case !filepath.IsAbs(spec.Process.Cwd):
 		return errors.New("the spec's working directory is not absolute")
-	case spec.Process.Terminal:
-		return errors.New("the spec asks for a terminal, which only exec gives")
 	case !filepath.IsAbs(spec.Linux.CgroupsPath):
 		return errors.New("the spec's cgroupsPath is not absolute")
 	}

@@ -15,7 +15,9 @@ var ErrUnsafe = errors.New("not a sandbox")
 // Loosened is what the operator allowed a task beyond the usual.
 type Loosened struct {
 	HostUsers, HostNetwork, Swap bool
-	Capabilities                 []string
+	// Seccomp says that the operator's own profile stands in for the default one.
+	Seccomp      bool
+	Capabilities []string
 }
 
 // Check tells whether a specification is a sandbox: the checklist that Spec is built to satisfy, read from the other
@@ -30,7 +32,7 @@ func Check(s *specs.Spec, allowed Loosened) error {
 		{"private namespaces", privateNamespaces(s, allowed)},
 		{"no new privileges", s.Process != nil && s.Process.NoNewPrivileges},
 		{"only allowed capabilities", onlyCaps(s, allowed.Capabilities)},
-		{"allow-list of system calls", allowList(s.Linux.Seccomp)},
+		{"allow-list of system calls", boundedCalls(s.Linux.Seccomp, allowed)},
 		{"device cgroup that denies first", denyFirst(s)},
 		{"no other tenant's GPU control nodes", !forbiddenNode(s)},
 		{"mounts without setuid and devices", safeMounts(s)},
@@ -87,6 +89,16 @@ func onlyCaps(s *specs.Spec, allowed []string) bool {
 		}
 	}
 	return true
+}
+
+// boundedCalls wants the default profile, or one of the operator's that denies what it does not name and asks no other
+// process.
+func boundedCalls(p *specs.LinuxSeccomp, allowed Loosened) bool {
+	if !allowed.Seccomp {
+		return allowList(p)
+	}
+	denies := []specs.LinuxSeccompAction{specs.ActErrno, specs.ActKillProcess, specs.ActKillThread, specs.ActKill}
+	return p != nil && slices.Contains(denies, p.DefaultAction) && p.ListenerPath == ""
 }
 
 func allowList(p *specs.LinuxSeccomp) bool {

@@ -54,7 +54,7 @@ func rule(kind string, major, minor int64, access string) specs.LinuxDeviceCgrou
 func ownNode(target string) bool {
 	name, _, _ := strings.Cut(strings.TrimPrefix(target, "/dev/"), "/")
 	return slices.Contains([]string{
-		"null", "zero", "full", "random", "urandom", "tty", "ptmx", "console", "pts", "shm", "mqueue", "fd", "stdin", "stdout", "stderr", "core",
+		"null", "zero", "full", "random", "urandom", "tty", "ptmx", "console", "pts", "shm", "mqueue", "fd", "stdin", "stdout", "stderr", "core", "pangaea-init",
 	}, name)
 }
 

@@ -25,6 +25,9 @@ func applyMounts(s *specs.Spec, t *Task, h *Host) error {
 	for _, b := range t.Binds {
 		s.Mounts = append(s.Mounts, bind(b, t))
 	}
+	if t.Init != "" {
+		s.Mounts = append(s.Mounts, bind(Bind{Source: t.Init, Target: initPlace, ReadOnly: true}, t))
+	}
 	if t.GPUs.Driver != "" {
 		s.Mounts = append(s.Mounts, bind(Bind{Source: t.GPUs.Driver, Target: "/usr/local/nvidia", ReadOnly: true}, t))
 	}

@@ -11,6 +11,8 @@ import (
 )
 
 const (
+	// initPlace is where a task's init lies: in a directory that is never the image's, by a name that it knows itself by.
+	initPlace   = "/dev/pangaea-init"
 	defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	// gpuLibraries is where CUDA's images look for the driver's libraries, in lib for old ones and lib64.
 	gpuLibraries = "/usr/local/nvidia/lib:/usr/local/nvidia/lib64"
@@ -21,7 +23,11 @@ func applyProcess(s *specs.Spec, t *Task, h *Host) error {
 	// Nomad's own unit file runs it at -1000, which tasks would inherit and never be killed for want of memory.
 	oom := max(0, h.OOMScoreAdj, t.OOMScoreAdj)
 	s.Process.Args = slices.Clone(t.Args)
+	if t.Init != "" {
+		s.Process.Args = append([]string{initPlace}, t.Args...)
+	}
 	s.Process.Cwd = t.Cwd
+	s.Process.Terminal = t.Terminal
 	s.Process.NoNewPrivileges = true
 	s.Process.OOMScoreAdj = &oom
 	// The primary group is listed too: a program that changes it must not lose what the group is denied (CVE-2022-2989).

@@ -181,6 +181,12 @@ func TestSpec_sandbox(t *testing.T) {
 		{"more shares than the kernel counts", func(k *sandbox.Task, _ *sandbox.Host) { k.Resources.CPUShares = 1 << 30 }, func(t *testing.T, s *specs.Spec) {
 			must.Eq(t, uint64(1<<18), *s.Linux.Resources.CPU.Shares)
 		}},
+		{"an init that is the host's", func(k *sandbox.Task, _ *sandbox.Host) { k.Init = "/opt/pangaea-shim" }, func(t *testing.T, s *specs.Spec) {
+			must.Eq(t, []string{"/dev/pangaea-init", "/bin/app", "-v"}, s.Process.Args)
+			m := mount(s, "/dev/pangaea-init")
+			must.Eq(t, "/opt/pangaea-shim", m.Source)
+			must.Eq(t, []string{"rbind", "rprivate", "ro", "nosuid", "nodev"}, m.Options)
+		}},
 		{"cgroup v2 shows its own tree read-only", func(_ *sandbox.Task, h *sandbox.Host) { h.CgroupV2 = true }, func(t *testing.T, s *specs.Spec) {
 			must.SliceContains(t, mount(s, "/sys/fs/cgroup").Options, "ro")
 		}},
@@ -231,6 +237,10 @@ func TestSpec_refusals(t *testing.T) {
 		{"device over /dev/null, of which masks are made", "not a place", func(k *sandbox.Task) {
 			k.Device = []sandbox.Device{{Source: "/dev/x", Target: "/dev/null", Type: "c", Access: "rw"}}
 		}},
+		{"device over the init", "not a place", func(k *sandbox.Task) {
+			k.Device = []sandbox.Device{{Source: "/dev/x", Target: "/dev/pangaea-init", Type: "c", Access: "rw"}}
+		}},
+		{"profile that is none", "operator's profile", func(k *sandbox.Task) { k.Seccomp = "{" }},
 		{"device in /dev/shm", "not a place", func(k *sandbox.Task) {
 			k.Device = []sandbox.Device{{Source: "/dev/x", Target: "/dev/shm/x", Type: "c", Access: "rw"}}
 		}},
@@ -288,6 +298,34 @@ func TestCheck_bites(t *testing.T) {
 			must.True(t, errors.Is(sandbox.Check(s, sandbox.Loosened{}), sandbox.ErrUnsafe))
 		})
 	}
+}
+
+// TestCheck_profiles holds even the operator's own profiles to what makes them profiles.
+func TestCheck_profiles(t *testing.T) {
+	cases := []struct {
+		name, profile string
+		safe          bool
+	}{
+		{"denies what it does not name", `{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["perf_event_open"], "action": "SCMP_ACT_ALLOW"}]}`, true},
+		{"kills what it does not name", `{"defaultAction": "SCMP_ACT_KILL_PROCESS"}`, true},
+		{"allows what it does not name", `{"defaultAction": "SCMP_ACT_ALLOW"}`, false},
+		{"only logs what it does not name", `{"defaultAction": "SCMP_ACT_LOG"}`, false},
+		{"asks another process", `{"defaultAction": "SCMP_ACT_ERRNO", "listenerPath": "/run/x.sock", "syscalls": [{"names": ["open"], "action": "SCMP_ACT_NOTIFY"}]}`, false},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			task := plain()
+			task.Seccomp = c.profile
+			s, err := sandbox.Spec(task, host())
+			must.NoError(t, err)
+			err = sandbox.Check(s, sandbox.Loosened{Seccomp: true})
+			must.Eq(t, c.safe, err == nil, must.Sprint(err))
+		})
+	}
+	s, err := sandbox.Spec(plain(), host())
+	must.NoError(t, err)
+	s.Linux.Seccomp = nil
+	must.ErrorIs(t, sandbox.Check(s, sandbox.Loosened{Seccomp: true}), sandbox.ErrUnsafe)
 }
 
 // mostly draws what is good nine times of ten, so that most tasks have one thing wrong or nothing.

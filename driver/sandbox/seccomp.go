@@ -27,7 +27,15 @@ func allowedSockets() []uint64 {
 }
 
 // applySeccomp takes Moby's default profile, which follows the task's capabilities, and makes it narrower.
-func applySeccomp(s *specs.Spec, _ *Task, _ *Host) error {
+func applySeccomp(s *specs.Spec, t *Task, _ *Host) error {
+	if t.Seccomp != "" {
+		profile, err := seccomp.LoadProfile(t.Seccomp, s)
+		if err != nil {
+			return fmt.Errorf("cannot read the operator's profile: %w", err)
+		}
+		s.Linux.Seccomp = profile
+		return nil
+	}
 	profile, err := seccomp.GetDefaultProfile(s)
 	if err != nil {
 		return fmt.Errorf("cannot make the default profile: %w", err)

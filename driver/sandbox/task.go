@@ -13,9 +13,13 @@ type Task struct {
 	Rootfs         string
 	ReadonlyRootfs bool
 
+	// Init is the host path of a program that runs Args as its only child; "" runs them as the first process.
+	Init string
 	// Args is the program and its arguments, Cwd its directory, a clean absolute path.
 	Args []string
 	Cwd  string
+	// Terminal gives the program a terminal.
+	Terminal bool
 	// ImageEnv comes first and Env, the task's own, wins over it. NVIDIA_VISIBLE_DEVICES is taken from neither.
 	ImageEnv []string
 	Env      map[string]string
@@ -35,6 +39,9 @@ type Task struct {
 
 	// Capabilities are given beyond none, in the form CAP_CHOWN. Only an operator's allow_caps gives them.
 	Capabilities []string
+	// Seccomp is a profile in Docker's form that replaces the default one; only an operator's allow_seccomp_profiles
+	// gives it.
+	Seccomp string
 	// Sysctls are written into the task's own namespaces.
 	Sysctls map[string]string
 	// Rlimits are soft and hard limits by name, in the form RLIMIT_NOFILE.

@@ -6,6 +6,9 @@
 // called with the task's directory, whose launch says all else, and tells descriptor 3 in one line whether
 // the task has started. With --adopt it takes over a task whose shim was killed.
 //
+// By the name of pangaea-init the same program is the first process of a sandbox whose job asked for one, so that there
+// is one small program to install and to have in memory.
+//
 // On disk it owns, in that directory: state, exit, stdout.fifo, stderr.fifo, shim.lock.
 //
 // Invariants: the state is on disk before the program starts; a stalled or dead log reader never blocks the task

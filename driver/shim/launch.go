@@ -25,6 +25,9 @@ const initName = "runc:[2:INIT]"
 // launch creates the sandbox, records it and starts the task's program.
 func (s *shim) launch() error {
 	err := s.openStreams(true)
+	if err == nil {
+		err = s.openStdin()
+	}
 	if err != nil {
 		return err
 	}
@@ -56,7 +59,7 @@ func runtimeEnv() []string {
 
 // spawn runs the runtime with the task's stdio, and perhaps one descriptor more.
 func (s *shim) spawn(args []string, extra ...uintptr) (int, error) {
-	files := append([]uintptr{uintptr(s.null), uintptr(s.out[0].taskEnd), uintptr(s.out[1].taskEnd)}, extra...)
+	files := append([]uintptr{uintptr(s.stdin), uintptr(s.out[0].taskEnd), uintptr(s.out[1].taskEnd)}, extra...)
 	pid, err := syscall.ForkExec(s.conf.Runtime, args, &syscall.ProcAttr{
 		Dir: "/", Env: runtimeEnv(), Files: files,
 	})
@@ -82,6 +85,9 @@ func (s *shim) launchOwn() error {
 	text, err := talk.next("created")
 	if err == nil {
 		pid, err = strconv.Atoi(text)
+	}
+	if err == nil {
+		err = s.takeTerminal()
 	}
 	if err == nil {
 		err = s.record(pid)
@@ -140,6 +146,9 @@ func (s *shim) admit(start func() error) error {
 
 // launchOCI runs any OCI runtime.
 func (s *shim) launchOCI() error {
+	if s.conf.TTY {
+		return errors.New("cannot give the task a terminal: this runtime can't; leave tty out, or use the driver's own runtime")
+	}
 	pidFile := filepath.Join(s.dir, "init.pid")
 	err := s.ociVerb(s.args("create", "--bundle", s.dir, "--pid-file", pidFile))
 	s.closeTaskEnds()

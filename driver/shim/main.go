@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -15,7 +16,13 @@ import (
 // statusFd is where the supervisor reads how the start went.
 const statusFd = 3
 
+// initProgram is what this program is called where it is a sandbox's first process.
+const initProgram = "pangaea-init"
+
 func main() {
+	if filepath.Base(os.Args[0]) == initProgram {
+		os.Exit(becomeInit(os.Args[1:]))
+	}
 	// The heap is tiny and hardly grows: without this the collector would first run at 4 MiB, and with less
 	// already while the task starts.
 	debug.SetGCPercent(25)

@@ -26,6 +26,8 @@ type shim struct {
 	lease  lease
 	out    [2]stream
 	null   int
+	// stdin is the task's end of its input, console our end of the socket on which its terminal comes, or -1.
+	stdin, console int
 	// warm is the control socket of a runtime that was started ahead of the task, or -1; warmPid is the runtime.
 	warm, warmPid int
 	// unstarted says that the task was killed while its lease held it; error, why its program never ran.

@@ -47,6 +47,14 @@ func (s *shim) openStreams(create bool) error {
 		if out.path == "" {
 			continue
 		}
+		if s.conf.TTY || s.conf.Discard {
+			// The terminal is the source of both outputs, or nothing is. Nomad's log reader waits for us all the same.
+			err = out.openSink()
+			if err != nil && create {
+				return err
+			}
+			continue
+		}
 		err = out.openSource(filepath.Join(s.dir, names[i]), create, s.conf.StdioUID, s.conf.StdioGID)
 		if err != nil {
 			return err
@@ -64,14 +72,9 @@ func (s *shim) openStreams(create bool) error {
 // killed does not get the task a SIGPIPE; the FIFO has a name, so that the next shim can open it.
 func (o *stream) openSource(path string, create bool, uid, gid int) error {
 	if create {
-		err := unix.Mkfifo(path, 0o600)
-		if err != nil && !errors.Is(err, unix.EEXIST) {
-			return wrap("make "+path, err)
-		}
-		// The owner must be the task's user, or it could not open its own /dev/stdout.
-		err = unix.Lchown(path, uid, gid)
+		err := mkfifo(path, uid, gid)
 		if err != nil {
-			return wrap("give the task "+path, err)
+			return err
 		}
 	}
 	var err error
@@ -89,8 +92,25 @@ func (o *stream) openSource(path string, create bool, uid, gid int) error {
 	return nil
 }
 
-// closeTaskEnds leaves the task as the only writer of its FIFOs, so that its end is the streams' end.
+// mkfifo makes a FIFO whose owner is the task's user: others could not open their own /dev/stdout.
+func mkfifo(path string, uid, gid int) error {
+	err := unix.Mkfifo(path, 0o600)
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return wrap("make "+path, err)
+	}
+	err = unix.Lchown(path, uid, gid)
+	if err != nil {
+		return wrap("give the task "+path, err)
+	}
+	return nil
+}
+
+// closeTaskEnds leaves the task as the only holder of its files, so that its end is the streams' end.
 func (s *shim) closeTaskEnds() {
+	if s.stdin != s.null {
+		_ = unix.Close(s.stdin)
+		s.stdin = s.null
+	}
 	for i := range s.out {
 		if s.out[i].taskEnd != s.null {
 			_ = unix.Close(s.out[i].taskEnd)
@@ -155,7 +175,7 @@ func (o *stream) closeSink() {
 // follow reopens the log FIFO if there is a new one under its name: Nomad makes it anew after some restarts.
 // It looks at most once a second.
 func (o *stream) follow(at time.Duration) {
-	if at-o.checked < time.Second {
+	if at-o.checked < time.Second || o.path == "" {
 		return
 	}
 	o.checked = at

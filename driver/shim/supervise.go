@@ -15,8 +15,9 @@ const (
 	drainTime = 2 * time.Second
 	// emptyTime bounds how long the task's last processes may take to die.
 	emptyTime = 10 * time.Second
-	// codeNotExecuted is what a shell says of a program that it can't execute.
+	// codeNotExecuted is what a shell says of a program that it can't execute, and codeNotFound if there is none.
 	codeNotExecuted = 126
+	codeNotFound    = 127
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }

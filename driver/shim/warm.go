@@ -83,7 +83,7 @@ func (s *shim) order(args []string) (pid, control int, ok bool) {
 		return 0, 0, false
 	}
 	text := strings.Join(args[1:], "\x00")
-	files := unix.UnixRights(s.null, s.out[0].taskEnd, s.out[1].taskEnd)
+	files := unix.UnixRights(s.stdin, s.out[0].taskEnd, s.out[1].taskEnd)
 	if len(text) <= maxOrder {
 		sent, err := unix.SendmsgN(s.warm, []byte(text), files, nil, unix.MSG_NOSIGNAL)
 		if err == nil && sent == len(text) {

@@ -61,8 +61,6 @@ func check(l Launch) error {
 		return errors.New("internal error: the sandbox's spec lacks linux, process or root")
 	case l.Spec.Hooks != nil:
 		return errors.New("internal error: the sandbox's spec has hooks, which never run here")
-	case l.Spec.Process.Terminal:
-		return errors.New("internal error: the sandbox's spec asks for a terminal, which only exec gives")
 	case l.Lease.TTL < 0 || l.Lease.TTL > 0 && !filepath.IsAbs(l.Lease.File):
 		return errors.New("cannot lease the task: a lease needs a positive time to live and an absolute file path")
 	}
@@ -89,7 +87,7 @@ func (s *Supervisor) launchRecord(l Launch) (*record.Launch, error) {
 		Version: record.Version, ID: l.ID, BootID: boot,
 		Shim: s.conf.ShimPath, Runtime: s.conf.RuntimePath,
 		RuntimeKind: s.conf.RuntimeKind, RuntimeArgs: s.conf.RuntimeArgs,
-		Stdout: l.Stdout, Stderr: l.Stderr,
+		Stdout: l.Stdout, Stderr: l.Stderr, TTY: l.Spec.Process.Terminal, Stdin: l.Stdin, Discard: l.Discard,
 		StdioUID:    hostID(l.Spec.Process.User.UID, l.Spec.Linux.UIDMappings),
 		StdioGID:    hostID(l.Spec.Process.User.GID, l.Spec.Linux.GIDMappings),
 		CgroupsPath: l.Spec.Linux.CgroupsPath, CpusetCgroup: l.CpusetCgroup,

@@ -75,6 +75,20 @@ func TestRootLogs(t *testing.T) {
 	eventually(t, "all output has come", func() bool { return out.String() == "out\nagain\n100000\n" && err.String() == "err\n" })
 }
 
+// A terminal hangs up with its shim, but the task's end is known all the same.
+func TestRootTerminalShimKilled(t *testing.T) {
+	b := newBench(t)
+	l := b.launch("/bin/sh", "-c", "trap '' HUP; tty; sleep 1; echo more 2>/dev/null; exit 9")
+	l.Spec.Process.Terminal = true
+	out, errs := b.newFIFO("out").read(t), b.newFIFO("err").read(t)
+	l.Stdout, l.Stderr = out.path, errs.path
+	task := b.start(l)
+	eventually(t, "the terminal is told", func() bool { return out.String() == "/dev/pts/0\r\n" })
+	must.NoError(t, unix.Kill(b.state(l).ShimPid, unix.SIGKILL))
+	must.Eq(t, 9, b.wait(task).Code)
+	must.Eq(t, "", errs.String())
+}
+
 func TestRootSignalAndStop(t *testing.T) {
 	b := newBench(t)
 	const trap = "trap 'exit 7' TERM; trap '' INT; while true; do sleep 0.05; done"
@@ -137,7 +151,6 @@ func TestRootRefusals(t *testing.T) {
 		{"root cgroup", func(l *Launch) { l.Spec.Linux.CgroupsPath = "/" }, "cgroup path"},
 		{"shallow cgroup", func(l *Launch) { l.Spec.Linux.CgroupsPath = "/nomad" }, "cgroup path"},
 		{"climbing cgroup", func(l *Launch) { l.Spec.Linux.CgroupsPath = "/nomad/../../x" }, "cgroup path"},
-		{"terminal", func(l *Launch) { l.Spec.Process.Terminal = true }, "terminal"},
 		{"lease without a file", func(l *Launch) { l.Lease.TTL = time.Second }, "cannot lease"},
 		{"no log FIFO", func(l *Launch) { l.Stdout = b.root + "/a/b/c" }, "no such file"},
 		{"log to a file", func(l *Launch) { l.Stdout = b.rootfs + "/etc/passwd" }, "is no FIFO"},

@@ -45,6 +45,7 @@ func (t *Task) convert(raw *cgroups.Stats) Stats {
 	if t.group.Unified() {
 		s.MemoryRSS, s.MemoryCache = memory.Stats["anon"], memory.Stats["file"]
 		s.MappedFile, s.MemorySwap = memory.Stats["file_mapped"], memory.SwapUsage.Usage
+		s.KernelUsage = memory.Stats["kernel"]
 		return s
 	}
 	s.MemoryRSS, s.MemoryCache = memory.Stats["total_rss"], memory.Stats["total_cache"]

@@ -43,10 +43,15 @@ type Launch struct {
 	ID string
 	// Dir is the task's own state directory: root only, on a disk, made by the caller.
 	Dir string
-	// Spec is the sandbox; Start writes it to Dir and runs it from there.
+	// Spec is the sandbox; Start writes it to Dir and runs it from there. If its process asks for a terminal, it has one
+	// whose output goes to Stdout, and which hangs up should the shim be killed.
 	Spec *specs.Spec
 	// Stdout and Stderr are paths of FIFOs that get the task's output; "" means /dev/null.
 	Stdout, Stderr string
+	// Discard throws the output away, all the same opening the FIFOs, on which a log reader waits.
+	Discard bool
+	// Stdin leaves the program's input open, as if somebody were yet to type; otherwise it is at its end.
+	Stdin bool
 	// CpusetCgroup is a cgroup v1 cpuset directory that the task joins; "" on cgroup v2.
 	CpusetCgroup string
 	// Lease is the task's dead-man's switch.
