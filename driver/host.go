@@ -21,6 +21,8 @@ func readHost() sandbox.Host {
 	if err == nil {
 		h.MemoryBytes = int64(info.Totalram) * int64(info.Unit)
 	}
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	h.MapsMemory = err == nil && kernelAtLeast(string(release), 6, 3)
 	text, err := os.ReadFile("/proc/self/oom_score_adj")
 	if err == nil {
 		h.OOMScoreAdj, _ = strconv.Atoi(strings.TrimSpace(string(text)))

@@ -115,9 +115,13 @@ func (s *settings) inspectDisk(d disk, euid int) []Finding {
 	if euid != 0 {
 		return append(all, finding("id-mapped mounts", verdictWarn, "could not be tried", "run this as root"))
 	}
-	err = errors.Join(d.maps(dir), d.maps(memoryDir))
+	err = d.maps(dir)
 	if err != nil {
-		return append(all, finding("id-mapped mounts", verdictFail, err.Error(), "put state_dir on a file system such as ext4, xfs or btrfs, and use a kernel from 6.3 on"))
+		return append(all, finding("id-mapped mounts", verdictFail, err.Error(), "put state_dir on a file system such as ext4, xfs or btrfs, and use a kernel from 5.19 on"))
+	}
+	err = d.maps(memoryDir)
+	if err != nil {
+		return append(all, finding("id-mapped mounts", verdictWarn, "work in "+dir+", but not in memory: no task can mount a volume from there", "use a kernel from 6.3 on"))
 	}
 	return append(all, finding("id-mapped mounts", verdictOK, "work in "+dir+" and in memory", ""))
 }

@@ -72,6 +72,14 @@ func TestInspectDisk(t *testing.T) {
 		{"mapped", "id-mapped mounts", func(*disk) {}, "", 0, verdictOK, "work in "},
 		{"not there yet", "id-mapped mounts", func(*disk) {}, "/a/b", 0, verdictOK, "work in "},
 		{"file system that cannot", "id-mapped mounts", func(d *disk) { d.maps = func(string) error { return errors.New("invalid argument") } }, "", 0, verdictFail, "invalid argument"},
+		{"kernel before 6.3", "id-mapped mounts", func(d *disk) {
+			d.maps = func(dir string) error {
+				if dir == memoryDir {
+					return errors.New("invalid argument")
+				}
+				return nil
+			}
+		}, "", 0, verdictWarn, "but not in memory"},
 		{"not root", "id-mapped mounts", func(*disk) {}, "", 1000, verdictWarn, "could not be tried"},
 		{"closed to the asker", "state_dir", func(d *disk) { d.stat = func(string) (os.FileInfo, error) { return nil, os.ErrPermission } }, "", 1000, verdictWarn, "could not be looked at"},
 	}

@@ -49,6 +49,7 @@ func (d *Driver) RecoverTask(th *drivers.TaskHandle) error {
 	h := d.newHandle(th.Config, file, dir, task)
 	if d.keep(h) {
 		d.watchHealth(h)
+		d.keepOwners(t, h)
 	}
 	d.noteAllocDir(th.Config.AllocDir)
 	d.log.Info("recovered task", "task_id", th.Config.ID, "pid", task.Pid(), "running", h.running())

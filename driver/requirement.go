@@ -62,7 +62,7 @@ func (s *settings) requirements(ctx context.Context, p probe) (all []requirement
 		either(runtimeName, p.exists(runtime), runtime, runtime+" is missing", "install it beside the plugin, or set runtime_path"),
 		either("user namespaces", maxUsers != "" && maxUsers != "0", "at most "+maxUsers, "this kernel allows no user namespaces", "raise the sysctl user.max_user_namespaces"),
 		either("overlayfs", overlay, "available", "this kernel has no overlayfs", "load the module overlay"),
-		either("kernel", kernelAtLeast(release, 6, 3), release, fmt.Sprintf("kernel %s is too old", release), "6.3 is the first that maps the owners of files in memory file systems"),
+		either("kernel", kernelAtLeast(release, 5, 19), release, fmt.Sprintf("kernel %s is too old", release), "5.19 is the first whose overlayfs takes id-mapped layers"),
 		either("signatures", keyErr == nil, fmt.Sprintf("%d rules", len(s.Signatures)), fmt.Sprint(keyErr), "correct the driver's signature blocks"),
 	}
 	if !p.exists(runtime) {

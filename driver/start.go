@@ -49,6 +49,7 @@ func steps() []step {
 		{"identifiers", (*startup).claimIDs},
 		{"root file system", (*startup).mountRoot},
 		{"user", (*startup).findUser},
+		{"owners", (*startup).mapOwners},
 		{"gpus", (*startup).grant},
 		{"network", (*startup).network},
 		{"sandbox", (*startup).launch},
@@ -86,6 +87,7 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 		return nil, nil, explain(err)
 	}
 	d.watchHealth(h)
+	s.d.keepOwners(s.tools, h)
 	// The next task's start is prepared now that this one's no longer competes with it.
 	_ = d.spawn(s.supervisor.Warm)
 	d.log.Debug("started task", "task_id", cfg.ID, "pid", s.task.Pid(), "took", time.Since(s.began()))

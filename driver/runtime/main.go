@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // The C half of a sandbox's init.
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"pangaea/driver/signals"
 )
@@ -23,6 +24,8 @@ var version = "dev"
 // before anything else does.
 func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
+		// The supervisor has none of its helpers use huge pages; the program that this process becomes may.
+		_ = unix.Prctl(unix.PR_SET_THP_DISABLE, 0, 0, 0, 0)
 		runtime.GOMAXPROCS(1)
 		runtime.LockOSThread()
 		libcontainer.Init()

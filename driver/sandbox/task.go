@@ -141,6 +141,8 @@ type Host struct {
 	CgroupV2 bool
 	// MemoryBytes is all the memory that there is.
 	MemoryBytes int64
+	// MapsMemory says that id-mapped mounts work for file systems in memory too.
+	MapsMemory bool
 	// OOMScoreAdj is the driver's own value, which a task may exceed but not always go below.
 	OOMScoreAdj int
 	// MaskedPaths and ReadonlyPaths are kernel files beyond the usual ones.

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pangaea/driver/cgroup"
+	"pangaea/driver/record"
 )
 
 // hostBase is the first host id of the tests' user namespaces.
@@ -180,6 +182,26 @@ func (b *bench) run(l Launch) Exit {
 	b.t.Helper()
 	return b.wait(b.start(l))
 }
+
+// witnessed is how a task of this exit code that lost its shim is told to have ended: Linux before 6.15 shows a process's
+// exit code to nobody but its parent, and then the honest word is that it is not known.
+func (b *bench) witnessed(code int) Exit {
+	b.t.Helper()
+	cmd := exec.Command("/bin/false")
+	pidfd := -1
+	cmd.SysProcAttr = &syscall.SysProcAttr{PidFD: &pidfd}
+	must.NoError(b.t, cmd.Start())
+	defer func() { must.NoError(b.t, unix.Close(pidfd)) }()
+	must.Error(b.t, cmd.Wait())
+	_, told := record.ExitStatus(pidfd, -1, 0)
+	if !told {
+		return Exit{Unknown: true}
+	}
+	return Exit{Code: code}
+}
+
+// lost is what of an exit witnessed tells.
+func lost(e Exit) Exit { return Exit{Code: e.Code, Unknown: e.Unknown} }
 
 func (b *bench) wait(task *Task) Exit {
 	b.t.Helper()

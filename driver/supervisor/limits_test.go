@@ -92,7 +92,9 @@ func TestRootCpuset(t *testing.T) {
 	b := newBench(t)
 	root := cgroup.Root + "/cpuset"
 	_, err := os.Stat(root)
-	must.NoError(t, err, must.Sprint("this test is for cgroup v1"))
+	if err != nil {
+		t.Skip("cgroup v2 has no cpuset of its own: there the task's cgroup, which the spec names, has one")
+	}
 	shared := filepath.Join(root, "pangaea-test-share")
 	must.NoError(t, os.MkdirAll(shared, 0o755))
 	t.Cleanup(func() { must.NoError(t, unix.Rmdir(shared)) })

@@ -14,11 +14,12 @@ import (
 func TestRootExit(t *testing.T) {
 	b := newBench(t)
 	// Nothing of the programs above shows: no signal is blocked or ignored, no descriptor is left open (ls has one for
-	// the directory itself), the environment is the spec's.
+	// the directory itself), the environment is the spec's, huge pages are the host's.
 	const clean = `set -e
 		test "$(grep -E '^Sig(Blk|Ign):' /proc/self/status | grep -v '	0000000000000000$')" = ""
 		test "$(ls /proc/self/fd | tail -1)" = 3
 		test "$(umask)" = 0022
+		test "$(grep THP_enabled: /proc/self/status | tr -dc 0-9)" != 0
 		test "$(env | grep -vE '^(PATH|HOME|PWD|SHLVL|OLDPWD|_)=')" = ""`
 	tests := []struct {
 		name string

@@ -112,6 +112,13 @@ func startShim(cmd *exec.Cmd) (*shimProcess, error) {
 		return nil, fmt.Errorf("cannot make a pipe: %w", err)
 	}
 	defer write.Close()
+	// A shim touches a few pages here and there, each of which would be 2 MiB on a kernel that gives huge pages to all,
+	// such as Debian's. Children inherit this; the runtime's init takes it back for the task.
+	err = unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0)
+	if err != nil {
+		read.Close()
+		return nil, fmt.Errorf("cannot do without huge pages: %w", err)
+	}
 	pidfd := -1
 	cmd.Dir = "/"
 	cmd.Env = []string{"GOMAXPROCS=1"}
