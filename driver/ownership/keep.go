@@ -50,8 +50,11 @@ func next(ctx context.Context, w *fsnotify.Watcher) bool {
 			if due == nil {
 				due = time.After(pause)
 			}
-		case <-w.Errors:
+		case _, ok := <-w.Errors:
 			// An overflow lost events: walk all the same.
+			if !ok {
+				return false
+			}
 			if due == nil {
 				due = time.After(pause)
 			}
