@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"pangaea/e2e/nvmlsim"
 )
@@ -158,7 +159,8 @@ func (n *Node) writeConfig(driverRoot, library string) error {
 	files := map[string]string{
 		"server.hcl": agent("server", n.at) + serverConfig,
 		"client.hcl": agent("client", n.clientAt) + fmt.Sprintf(clientConfig, filepath.Join(n.Dir, "plugins"),
-			fmt.Sprintf("%s:%d", n.at.host, n.at.rpc), n.StateDir(), driverRoot, n.Registry.Address(), n.options.Driver, library, n.options.Device),
+			fmt.Sprintf("%s:%d", n.at.host, n.at.rpc), n.StateDir(), driverRoot, n.Registry.Address(), n.options.Driver, library,
+			strings.ReplaceAll(n.options.Device, "AGENT", n.clientAt.url())),
 		// Files that come later win.
 		"server-test.hcl": n.options.Server,
 		"client-test.hcl": n.options.Client,

@@ -21,7 +21,8 @@ type Options struct {
 	Programs []string
 	// Server and Client are more configuration of the agents, in HCL; Nomad merges it with ours.
 	Server, Client string
-	// Driver and Device are more options for the plugins' config blocks, in HCL.
+	// Driver and Device are more options for the plugins' config blocks, in HCL. In Device, AGENT stands for the
+	// client's HTTP address.
 	Driver, Device string
 	// Env is added to the environment of the client, and so of the plugins, as NAME=VALUE.
 	Env []string

@@ -1,11 +1,12 @@
 // Command hello-gpu prints what GPUs its task was given: the environment, the device nodes that it can open and the
-// driver libraries that it finds.
+// driver libraries that it finds. Called as "hello-gpu stay" it then goes on until it is killed, whatever it is asked.
 package main
 
 import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"sort"
 	"strings"
@@ -23,6 +24,18 @@ func main() {
 	if os.Getenv("NVIDIA_VISIBLE_DEVICES") == "" {
 		fmt.Println("no GPU was granted")
 		os.Exit(1)
+	}
+	if len(os.Args) > 1 && os.Args[1] == "stay" {
+		stay()
+	}
+}
+
+// stay is a task that does not listen.
+func stay() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	for s := range signals {
+		fmt.Printf("asked to end by %v\n", s)
 	}
 }
 
