@@ -1,5 +1,6 @@
 // Command dev runs a pool of three countries on this machine: "demo" runs the jobs of jobspecs/ on it and takes it
-// down, "dev" leaves it up until Ctrl-C, "bench" measures on it. The GNUmakefile builds what it needs.
+// down, "dev" leaves it up until Ctrl-C, "bench" measures on it, and "bench-driver" measures on one node without a pool.
+// The GNUmakefile builds what it needs.
 package main
 
 import (
@@ -12,14 +13,18 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"pangaea/e2e/bench"
 	"pangaea/e2e/devpool"
 )
 
-const usage = `Usage: dev [-bin DIR] demo | dev | bench
+const usage = `Usage: dev [-bin DIR] [-json FILE] demo | dev | bench | bench-driver
 
-  demo   bring up a pool, run the jobs of jobspecs/ on it, show what happened, take it down
-  dev    bring up a pool and leave it up until Ctrl-C or SIGTERM
-  bench  measure on a pool; see make bench
+  demo          bring up a pool, run the jobs of jobspecs/ on it, show what happened, take it down
+  dev           bring up a pool and leave it up until Ctrl-C or SIGTERM
+  bench         measure on a pool; see make bench
+  bench-driver  measure the driver beside its peers on one node; see make bench-driver
+
+  -json FILE    where the benches also write every single value
 `
 
 func main() {
@@ -34,18 +39,32 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	flags.Usage = func() { fmt.Fprint(stderr, usage) }
 	bin := flags.String("bin", "bin", "directory of the programs")
+	json := flags.String("json", "", "file for the benches' values")
 	err := flags.Parse(args)
 	if err != nil || flags.NArg() != 1 {
 		flags.Usage()
 		return 2
 	}
-	verbs := map[string]verb{"demo": demo, "dev": wait, "bench": bench}
-	do, ok := verbs[flags.Arg(0)]
-	if !ok {
+	verbs := map[string]verb{
+		"demo": {do: demo},
+		"dev":  {do: wait},
+		"bench": {isBench: true, do: func(ctx context.Context, pool *devpool.Pool, out io.Writer) error {
+			rows, err := bench.Pool(ctx, pool, out)
+			return report(out, rows, *json, err)
+		}},
+	}
+	v, ok := verbs[flags.Arg(0)]
+	switch {
+	case ok:
+		err = withPool(ctx, *bin, stdout, v)
+	case flags.Arg(0) == "bench-driver":
+		var rows []bench.Row
+		rows, err = bench.Driver(ctx, *bin, stdout)
+		err = report(stdout, rows, *json, err)
+	default:
 		flags.Usage()
 		return 2
 	}
-	err = withPool(ctx, *bin, flags.Arg(0) == "bench", stdout, do)
 	if err != nil {
 		fmt.Fprintf(stderr, "\n%s: %v\n", flags.Arg(0), err)
 		return 1
@@ -54,10 +73,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 // verb is what to do with a pool that is up.
-type verb func(ctx context.Context, pool *devpool.Pool, out io.Writer) error
+type verb struct {
+	isBench bool
+	do      func(ctx context.Context, pool *devpool.Pool, out io.Writer) error
+}
 
 // withPool does something with a pool and takes the pool down, whatever happened.
-func withPool(ctx context.Context, bin string, isBench bool, out io.Writer, do verb) (err error) {
+func withPool(ctx context.Context, bin string, out io.Writer, v verb) (err error) {
 	root, err := os.Getwd()
 	if err != nil {
 		return fmt.Errorf("cannot find the source tree: %w", err)
@@ -67,7 +89,7 @@ func withPool(ctx context.Context, bin string, isBench bool, out io.Writer, do v
 		return err
 	}
 	pool, err := devpool.Start(ctx, devpool.Config{
-		Root: root, Dir: filepath.Join(root, ".dev"), Tools: tools, Members: devpool.Countries(), Progress: out, Bench: isBench,
+		Root: root, Dir: filepath.Join(root, ".dev"), Tools: tools, Members: devpool.Countries(), Progress: out, Bench: v.isBench,
 	})
 	if err != nil {
 		return err
@@ -79,7 +101,20 @@ func withPool(ctx context.Context, bin string, isBench bool, out io.Writer, do v
 			err = fmt.Errorf("the pool did not go down cleanly: %w", stopErr)
 		}
 	}()
-	return do(ctx, pool, out)
+	return v.do(ctx, pool, out)
+}
+
+// report prints what a bench measured as one table and writes it to a file if there is one.
+func report(out io.Writer, rows []bench.Row, json string, err error) error {
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(out)
+	err = bench.Print(out, rows, "exec")
+	if err != nil || json == "" {
+		return err
+	}
+	return bench.WriteJSON(json, rows)
 }
 
 // wait leaves the pool up until the user has had enough.
