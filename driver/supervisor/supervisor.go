@@ -34,6 +34,8 @@ type Supervisor struct {
 	mu     sync.Mutex
 	spare  *spare // Or nil; guarded by mu, like closed.
 	closed bool
+	// warming holds who keeps the kernel ready for all starts that are under way.
+	warming chan struct{}
 }
 
 // New returns a supervisor; it does no I/O.
@@ -44,7 +46,7 @@ func New(conf Config) *Supervisor {
 	if conf.Logger == nil {
 		conf.Logger = hclog.NewNullLogger()
 	}
-	return &Supervisor{conf: conf}
+	return &Supervisor{conf: conf, warming: make(chan struct{}, 1)}
 }
 
 // Start runs a task and returns when the user's program runs, or why it can't. A task with a lease is

@@ -24,7 +24,13 @@ type spare struct {
 func (s *Supervisor) Ready(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(s.Warm)
-	cgroup.Warm(ctx)
+	// One is enough for all: each would block every fork on the machine for as long as it moves a process.
+	select {
+	case s.warming <- struct{}{}:
+		cgroup.Warm(ctx)
+		<-s.warming
+	case <-ctx.Done():
+	}
 	wg.Wait()
 }
 
