@@ -9,6 +9,7 @@
 //	  images/<hex>     one image by manifest digest: config and layers; its mtime is its last use
 //	  refs/<hex>       which digest a reference meant when it was last pulled
 //	  tasks/<id>/      a mount's record (its reference on the image) and writable layer
+//	  partial/<hex>    what has come of a large blob, for the next try; never trusted
 //	  tmp/             half-made things, each locked by the process that makes it, swept at Open
 //
 // The mounts are at /run/pangaea-rootfs/<hash of the root>/<id>/rootfs, where a task's mapped user can reach

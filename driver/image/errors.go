@@ -97,6 +97,8 @@ func advices() []advice {
 			false,
 			"use a public registry, or let the operator name this one in the driver's allowed_registries, insecure_registries or a mirror block",
 		},
+		{[]error{registry.ErrCertificate}, false, "have the registry renew it, or its authority's certificate installed on this host"},
+		{[]error{registry.ErrThrottled}, true, "wait, use credentials with a higher limit, or let the operator add a mirror"},
 		{[]error{layer.ErrTooLarge, registry.ErrTooLarge}, false, "use a smaller image, or let the operator raise the driver's limit"},
 		{
 			[]error{layer.ErrCorrupt, registry.ErrCorrupt, archive.ErrInvalid},

@@ -25,7 +25,7 @@ func TestRootPullOnAFullDisk(t *testing.T) {
 			at := t.TempDir()
 			must.NoError(t, unix.Mount("none", at, "tmpfs", 0, limit))
 			t.Cleanup(func() { must.NoError(t, unix.Unmount(at, 0)) })
-			s, err := Open(at, Options{InsecureRegistries: []string{h.addr}})
+			s, err := Open(at, Options{InsecureRegistries: []string{h.addr}, keepFrom: int64(1 + step%2<<30)}) // with and without what is kept
 			if err != nil {
 				must.ErrorIs(t, err, unix.ENOSPC)
 				failed++
@@ -43,6 +43,8 @@ func TestRootPullOnAFullDisk(t *testing.T) {
 				must.NoError(t, err)
 				must.Eq(t, 0, len(tmp))
 			}
+			s.wg.Wait()
+			must.Less(t, 2, len(kept(t, s))) // of the layer that the disk was full for, nothing
 			images, err := os.ReadDir(s.path("images"))
 			must.NoError(t, err)
 			for _, e := range images { // recorded without its reference, but whole

@@ -89,6 +89,7 @@ func (s *Store) collect(p GCPolicy) (GCResult, []string, error) {
 	}
 	var res GCResult
 	var doomed []string
+	s.trimPartials(s.room(p))
 	// Leftovers of deleted or re-tagged images first: they cost nobody anything.
 	err = s.dropLayers(images, inUse, &res, &doomed)
 	for err == nil {
@@ -109,10 +110,18 @@ func (s *Store) collect(p GCPolicy) (GCResult, []string, error) {
 	return res, doomed, err
 }
 
+// room is how much may stay of broken downloads: nothing on a disk that is full.
+func (s *Store) room(p GCPolicy) int64 {
+	if p.HighWatermark > 0 && s.diskUsed() > p.HighWatermark {
+		return 0
+	}
+	return maxKept
+}
+
 // lockOut keeps other processes out of the store until release is called, if there are none already.
 func (s *Store) lockOut() (alone bool, release func(), err error) {
 	share := func() error { return flockWait(s.lock, unix.LOCK_SH) }
-	if flock(s.lock, unix.LOCK_EX) != nil {
+	if tryLock(s.lock) != nil {
 		// The kernel drops a lock before it tries to convert it, and does not give it back on failure.
 		return false, func() {}, share()
 	}

@@ -26,18 +26,29 @@ type layerMeta struct {
 
 const syncedMark = "synced"
 
-// install unpacks one layer into a directory of its own and renames it into place.
+// install unpacks one layer into a directory of its own and renames it into place. What an earlier pull kept of it may
+// be damaged, by a power loss, say, or be a liar's: then the layer is fetched from its beginning.
 func (s *Store) install(ctx context.Context, l layerPlan, budget *layer.Budget, t *tracker) error {
+	for {
+		resumed, err := s.tryInstall(ctx, l, budget, t)
+		if err == nil || !resumed || !layer.IsContent(err) {
+			return err
+		}
+		s.log.Debug("what was kept of a download is of no use", "blob", l.want.Digest, "error", err)
+	}
+}
+
+func (s *Store) tryInstall(ctx context.Context, l layerPlan, budget *layer.Budget, t *tracker) (resumed bool, err error) {
 	hex := hexOf(l.want.DiffID)
 	if s.whole(hex) {
-		return nil
+		return false, nil
 	}
 	dir, lock, err := s.tempDir()
 	if err != nil {
-		return fmt.Errorf("cannot make a layer's directory: %w", err)
+		return false, fmt.Errorf("cannot make a layer's directory: %w", err)
 	}
 	defer func() { _ = lock.Close() }()
-	err = s.unpack(ctx, l, dir, budget, t)
+	resumed, err = s.unpack(ctx, l, dir, budget, t)
 	if err == nil {
 		err = s.place(dir, hex)
 	}
@@ -46,27 +57,32 @@ func (s *Store) install(ctx context.Context, l layerPlan, budget *layer.Budget, 
 		if rmErr != nil {
 			s.log.Warn("cannot remove a half-made layer", "path", dir, "error", rmErr)
 		}
-		return err
 	}
-	return nil
+	return resumed, err
 }
 
-func (s *Store) unpack(ctx context.Context, l layerPlan, dir string, budget *layer.Budget, t *tracker) error {
+func (s *Store) unpack(ctx context.Context, l layerPlan, dir string, budget *layer.Budget, t *tracker) (resumed bool, err error) {
 	tree := filepath.Join(dir, "fs")
-	err := os.Mkdir(tree, 0o755)
+	err = os.Mkdir(tree, 0o755)
 	if err != nil {
-		return err
+		return false, err
 	}
-	src, err := l.open(ctx)
+	src, part, err := s.source(ctx, l)
+	if part != nil {
+		resumed = part.found > 0
+		defer func() { part.close(err) }()
+	}
 	if err != nil {
-		return err
+		return resumed, err
 	}
 	stats, err := layer.Unpack(ctx, t.count(src), tree, l.want, budget)
 	if err != nil {
-		return fmt.Errorf("cannot unpack layer %.19s: %w", l.want.DiffID, err)
+		budget.Return(stats)
+		return resumed, fmt.Errorf("cannot unpack layer %.19s: %w", l.want.DiffID, err)
 	}
 	meta := layerMeta{DiffID: l.want.DiffID, Bytes: stats.Bytes, Entries: stats.Entries, Boot: s.boot}
-	return s.writeJSON(filepath.Join(dir, "meta.json"), meta)
+	err = s.writeJSON(filepath.Join(dir, "meta.json"), meta)
+	return resumed, err
 }
 
 // place renames a finished layer into the store. What is in the way is a copy that power loss may have

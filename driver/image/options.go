@@ -39,6 +39,8 @@ type Options struct {
 	StallTimeout time.Duration
 	// MaxImageBytes bounds what an image unpacks to, 64 GiB if 0.
 	MaxImageBytes int64
+
+	keepFrom int64 // smaller in tests
 }
 
 func (o Options) withDefaults() Options {
@@ -53,6 +55,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxImageBytes <= 0 {
 		o.MaxImageBytes = defaultMaxBytes
+	}
+	if o.keepFrom <= 0 {
+		o.keepFrom = keepFrom
 	}
 	return o
 }

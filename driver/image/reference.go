@@ -47,6 +47,11 @@ func (s *Store) parse(text string) (reference, error) {
 	if err != nil {
 		return reference{}, fmt.Errorf("%w: %w", errBadRef, err)
 	}
+	// A server may take a/../b for b, which is not what the operator's globs have judged.
+	repo := "/" + named.Context().RepositoryStr()
+	if path.Clean(repo) != repo {
+		return reference{}, fmt.Errorf("%w: %s is no clean path", errBadRef, repo)
+	}
 	r := reference{text: text, remote: named}
 	return r, s.allowed(r)
 }

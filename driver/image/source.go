@@ -44,6 +44,8 @@ func (p *plan) sign(signers []string) []string {
 type layerPlan struct {
 	want layer.Want
 	open func(context.Context) (io.ReadCloser, error)
+	// from opens it at a place further on; nil where it lies on this disk anyway.
+	from func(context.Context, int64) (io.ReadCloser, error)
 }
 
 // content is a place that holds manifests and blobs by digest.
@@ -264,11 +266,17 @@ func fromManifest(ctx context.Context, c content, digest string, doc document) (
 		if d.Size < 0 || !validDigest(d.Digest.String()) {
 			return nil, fmt.Errorf("%w: layer %d has no valid digest and size", ErrHostile, i)
 		}
-		p.layers = append(p.layers, layerPlan{
+		l := layerPlan{
 			want: layer.Want{Digest: d.Digest.String(), Size: d.Size, DiffID: config.RootFS.DiffIDs[i].String()},
 			// The descriptor's own urls are never followed: they would lead wherever the image's author likes.
 			open: func(ctx context.Context) (io.ReadCloser, error) { return c.Blob(ctx, d.Digest.String(), d.Size) },
-		})
+		}
+		if repo, ok := c.(fromRepo); ok {
+			l.from = func(ctx context.Context, at int64) (io.ReadCloser, error) {
+				return repo.BlobFrom(ctx, d.Digest.String(), d.Size, at)
+			}
+		}
+		p.layers = append(p.layers, l)
 	}
 	return p, nil
 }

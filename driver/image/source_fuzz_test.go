@@ -44,3 +44,37 @@ func FuzzResolve(f *testing.F) {
 		}
 	})
 }
+
+// FuzzReference parses arbitrary references and globs: an error, or something whose registry, repository and path are
+// what they seem, and whose glob does not match by accident.
+func FuzzReference(f *testing.F) {
+	for _, ref := range []string{
+		"app", "registry.example:5000/team/app:v1", "app@sha256:" + strings.Repeat("0", 64), "oci:../x:tag", "oci-archive:/srv/a.tar",
+		"docker-archive:a.tar:app:v1", "[::1]:5000/app", "a//b", "http://a/b", "A/B:C", "oci:\x00", "user:pw@host/app", "a/../b:c",
+	} {
+		f.Add(ref, "registry.example/**")
+	}
+	f.Add("registry.example.evil/app", "registry.example*")
+	s, err := Open(f.TempDir(), Options{})
+	must.NoError(f, err)
+	f.Cleanup(func() { _ = s.Close() })
+	f.Fuzz(func(t *testing.T, text, glob string) {
+		r, err := s.parse(text)
+		if err != nil {
+			must.True(t, errors.Is(err, errBadRef) || errors.Is(err, ErrNotAllowed))
+			return
+		}
+		host, full := r.subject()
+		if r.remote == nil {
+			must.StrNotContains(t, r.file, "\x00")
+			_, _, err = s.localRoot(r, "")
+			must.ErrorIs(t, err, ErrNotAllowed)
+		} else {
+			must.StrNotContains(t, r.remote.Context().RepositoryStr(), "..")
+			must.StrNotContains(t, host, "@")
+		}
+		if r.covered(glob) && !strings.ContainsAny(glob, `*?[\`) {
+			must.SliceContains(t, []string{host, full, strings.TrimPrefix(host, "index."), strings.TrimPrefix(full, "index.")}, glob)
+		}
+	})
+}

@@ -110,7 +110,7 @@ func (s *Store) prepare(root string) error {
 }
 
 func (s *Store) mkdirs() error {
-	private := []string{"", "layers", "layers/empty", "images", "refs", "tasks", "tmp"}
+	private := []string{"", "layers", "layers/empty", "images", "refs", "tasks", "partial", "tmp"}
 	for _, dir := range private {
 		err := os.Mkdir(s.path(dir), 0o700)
 		if err != nil && !errors.Is(err, os.ErrExist) {
@@ -201,7 +201,7 @@ func (s *Store) sweep() {
 		if err != nil {
 			continue
 		}
-		if flock(f, unix.LOCK_EX) == nil {
+		if tryLock(f) == nil {
 			err = rootfs.UnmountAll(dir)
 			if err == nil {
 				err = os.RemoveAll(dir)
@@ -229,7 +229,7 @@ func (s *Store) tempDir() (string, *os.File, error) {
 		if err != nil {
 			return "", nil, err
 		}
-		err = flock(f, unix.LOCK_EX)
+		err = tryLock(f)
 		if err == nil {
 			return dir, f, nil
 		}
@@ -246,8 +246,8 @@ func flockWait(f *os.File, how int) error {
 	}
 }
 
-func flock(f *os.File, how int) error {
-	return os.NewSyscallError("flock", unix.Flock(int(f.Fd()), how|unix.LOCK_NB))
+func tryLock(f *os.File) error {
+	return os.NewSyscallError("flock", unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB))
 }
 
 // writeJSON replaces path atomically. It does not sync: a record that power loss emptied does not parse

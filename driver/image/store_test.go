@@ -112,12 +112,12 @@ func layerOf(t *testing.T, body []byte) v1.Layer {
 
 func imageOf(t *testing.T, config v1.Config, layers ...[]byte) v1.Image {
 	t.Helper()
-	img := empty.Image
+	var all []v1.Layer
 	for _, l := range layers {
-		var err error
-		img, err = mutate.AppendLayers(img, layerOf(t, l))
-		must.NoError(t, err)
+		all = append(all, layerOf(t, l))
 	}
+	img, err := mutate.AppendLayers(empty.Image, all...)
+	must.NoError(t, err)
 	cf, err := img.ConfigFile()
 	must.NoError(t, err)
 	cf = cf.DeepCopy()

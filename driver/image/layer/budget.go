@@ -29,6 +29,12 @@ func NewBudget(bytes, entries int64) *Budget {
 	return b
 }
 
+// Return gives back what a layer took that is tried again.
+func (b *Budget) Return(s Stats) {
+	b.bytes.Add(s.Bytes)
+	b.entries.Add(s.Entries)
+}
+
 func (b *Budget) takeBytes(n int64) error {
 	if b.bytes.Add(-n) < 0 {
 		return fmt.Errorf("%w: the image unpacks to more bytes than allowed", ErrTooLarge)

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -293,6 +294,56 @@ func TestRootUnpackChecksDigests(t *testing.T) {
 			must.Eq(t, tc.err != nil, IsContent(err))
 		})
 	}
+}
+
+// TestRootUnpackBoundsMemory has zstd frames and tar headers ask for more than there is.
+func TestRootUnpackBoundsMemory(t *testing.T) {
+	frame := func(header ...byte) []byte { return append([]byte{0x28, 0xb5, 0x2f, 0xfd}, header...) }
+	for name, stream := range map[string][]byte{
+		"window of 2 TiB":        frame(0x00, 0x1f<<3, 0x01, 0x00, 0x00),
+		"window of 256 MiB":      frame(0x00, 18<<3, 0x01, 0x00, 0x00),
+		"one segment of 4 EiB":   frame(0xe0, 0, 0, 0, 0, 0, 0, 0, 0x40, 0x01, 0x00, 0x00),
+		"no end":                 frame(0x00, 17<<3),
+		"a header of 8 MiB":      gz(t, special(t, tar.TypeXHeader)),
+		"a name of 8 MiB":        gz(t, special(t, tar.TypeGNULongName)),
+		"a sparse file of 8 EiB": sparse(t),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := Unpack(t.Context(), io.NopCloser(bytes.NewReader(stream)), t.TempDir(),
+				Want{Digest: sum(stream), Size: int64(len(stream)), DiffID: sum(nil)}, NewBudget(1<<20, 10))
+			runtime.ReadMemStats(&after)
+			must.Error(t, err)
+			must.True(t, IsContent(err), must.Sprint(err))
+			must.Less(t, 300<<20, after.TotalAlloc-before.TotalAlloc)
+		})
+	}
+}
+
+// special is an archive whose first entry is no file but more about the next one than any needs.
+func special(t *testing.T, kind byte) []byte {
+	t.Helper()
+	body := pack(t, e(reg, "f", strings.Repeat("x", 8<<20)))
+	body[156] = kind
+	copy(body[148:156], "        ")
+	sum := 0
+	for _, c := range body[:512] {
+		sum += int(c)
+	}
+	copy(body[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	return body
+}
+
+// sparse is a file that claims to be almost all holes. The writer makes no such records itself.
+func sparse(t *testing.T) []byte {
+	t.Helper()
+	body := "1\n9223372036854775000\n0\n"
+	body += strings.Repeat("\x00", 512-len(body))
+	h := with(e(reg, "f", body), func(h *tar.Header) {
+		h.PAXRecords = map[string]string{"XNU.sparse.major": "1", "XNU.sparse.minor": "0", "XNU.sparse.name": "f", "XNU.sparse.realsize": "9223372036854775000"}
+	})
+	return bytes.ReplaceAll(pack(t, h), []byte("XNU.sparse"), []byte("GNU.sparse"))
 }
 
 func TestRootUnpackTellsItsSourceFromItsContent(t *testing.T) {

@@ -18,8 +18,16 @@ const maxResumes = 4
 // reader fails only after several tries without progress. Its content is for the caller to verify: it
 // is never more than size bytes, and io.EOF comes only after all of them.
 func (r *Repo) Blob(ctx context.Context, digest string, size int64) (io.ReadCloser, error) {
+	return r.BlobFrom(ctx, digest, size, 0)
+}
+
+// BlobFrom is Blob without the bytes before at.
+func (r *Repo) BlobFrom(ctx context.Context, digest string, size, at int64) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, blobKey{}, true))
-	b := &blob{repo: r, digest: digest, size: size, ctx: ctx, cancel: cancel}
+	b := &blob{repo: r, digest: digest, size: size, pos: at, ctx: ctx, cancel: cancel}
+	if at >= size && size > 0 {
+		return b, nil // all is here already
+	}
 	err := b.connect()
 	if err != nil {
 		cancel(err)

@@ -2,8 +2,10 @@ package registry
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -17,6 +19,8 @@ var (
 	ErrUnauthorized = errors.New("access denied")
 	ErrPlainHTTP    = errors.New("plain HTTP refused")
 	ErrPrivate      = errors.New("the registry, or where it leads, is at an address that is not public")
+	ErrCertificate  = errors.New("the registry's certificate cannot be verified")
+	ErrThrottled    = errors.New("the registry has had too many requests")
 	ErrCorrupt      = errors.New("content is not what its digest promises")
 	ErrTooLarge     = errors.New("answer too large")
 	ErrStalled      = errors.New("no data arrived in time")
@@ -25,7 +29,7 @@ var (
 // IsFatal tells whether another try would fail alike. Everything else a registry or the network does
 // may pass: time-outs, resets, 429 and 5xx.
 func IsFatal(err error) bool {
-	for _, e := range []error{ErrNotFound, ErrUnauthorized, ErrPlainHTTP, ErrPrivate, ErrCorrupt, ErrTooLarge} {
+	for _, e := range []error{ErrNotFound, ErrUnauthorized, ErrPlainHTTP, ErrPrivate, ErrCertificate, ErrCorrupt, ErrTooLarge} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -36,19 +40,27 @@ func IsFatal(err error) bool {
 // classify turns what the transport returned into one of the kinds where it can.
 func classify(err error) error {
 	var te *transport.Error
+	var ce *tls.CertificateVerificationError
+	var ne net.Error
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, ErrPrivate):
 		return ErrPrivate // and not which address: a stranger learns nothing about the host's network
+	case errors.As(err, &ce):
+		return fmt.Errorf("%w: %w", ErrCertificate, brief{ce})
 	case errors.Is(err, ErrPlainHTTP):
 		return ErrPlainHTTP
+	case errors.As(err, &ne) && ne.Timeout():
+		return ErrStalled
 	case !errors.As(err, &te):
 		return brief{scrub(err)}
 	case te.StatusCode == http.StatusNotFound, te.StatusCode == http.StatusMethodNotAllowed:
 		return fmt.Errorf("%w (HTTP %d)", ErrNotFound, te.StatusCode)
 	case te.StatusCode == http.StatusUnauthorized, te.StatusCode == http.StatusForbidden:
 		return fmt.Errorf("%w (HTTP %d)", ErrUnauthorized, te.StatusCode)
+	case te.StatusCode == http.StatusTooManyRequests:
+		return fmt.Errorf("%w (HTTP 429)", ErrThrottled)
 	}
 	// The library's text may quote the answer's body, which a stranger wrote; the status is enough.
 	return fmt.Errorf("the registry answered HTTP %d", te.StatusCode)

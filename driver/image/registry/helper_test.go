@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/shoenig/test/must"
 )
 
@@ -93,7 +94,7 @@ func TestIdentityTokens(t *testing.T) {
 
 // TestTokenAnswersAreNotQuoted has a token server answer with a secret where none is expected.
 func TestTokenAnswersAreNotQuoted(t *testing.T) {
-	for _, answer := range []string{`{"refresh_token":"hunter2"}`, `hunter2`, `{"token":["hunter2"]}`} {
+	for _, answer := range []string{`{"refresh_token":"hunter2"}`, `hunter2`, `{"token":["hunter2"]}`, strings.Repeat("hunter2", 1<<20)} {
 		addr := ""
 		addr = start(t, func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/token" {
@@ -109,4 +110,29 @@ func TestTokenAnswersAreNotQuoted(t *testing.T) {
 		must.StrNotContains(t, err.Error(), "hunter2")
 		must.Less(t, 400, len(err.Error()))
 	}
+}
+
+// FuzzAuthFile reads arbitrary Docker config files: credentials or an error, nothing run that is no helper, never what
+// the file holds in an error.
+func FuzzAuthFile(f *testing.F) {
+	f.Add([]byte(`{"auths":{"registry.example":{"auth":"dTpodW50ZXIy"}}}`))
+	f.Add([]byte(`{"auths":{"https://registry.example/v2/":{"username":"u","password":"hunter2","identitytoken":"t"}}}`))
+	f.Add([]byte(`{"credHelpers":{"registry.example":"../../../bin/sh"},"credsStore":"x"}`))
+	f.Add([]byte(`{"auths":{"registry.example":{"auth":"hunter2"}},"HttpHeaders":{"X":"y"}}`))
+	f.Add([]byte(`{"auths":null,"proxies":{"default":{"httpProxy":"x"}}}`))
+	f.Setenv("PATH", f.TempDir())
+	reg, err := name.NewRegistry("registry.example")
+	must.NoError(f, err)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		path := filepath.Join(t.TempDir(), "config.json")
+		must.NoError(t, os.WriteFile(path, body, 0o600))
+		auth, err := fromFile(t.Context(), path, reg)
+		if err != nil {
+			must.StrNotContains(t, err.Error(), "hunter2")
+			must.Less(t, 4096, len(err.Error()))
+			return
+		}
+		_, err = auth.Authorization()
+		must.NoError(t, err)
+	})
 }

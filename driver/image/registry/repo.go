@@ -103,10 +103,9 @@ func (r *Repo) get(ctx context.Context, what string, from, to int64) (*http.Resp
 	if err != nil {
 		return nil, classify(cause(ctx, err))
 	}
-	err = transport.CheckError(resp, http.StatusOK, http.StatusPartialContent)
-	if err != nil {
-		_ = resp.Body.Close()
-		return nil, classify(err)
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent {
+		_ = resp.Body.Close() // unread: it may have no end
+		return nil, classify(&transport.Error{StatusCode: resp.StatusCode})
 	}
 	return resp, nil
 }

@@ -1,11 +1,13 @@
 package registry
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -40,12 +42,49 @@ func (p *policy) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, fmt.Errorf("%w by %s", ErrPlainHTTP, req.URL.Host)
 	}
-	resp, err := p.base.RoundTrip(req)
+	resp, err := p.patiently(req)
 	if err != nil || isBlob(req) {
 		return resp, err
 	}
 	resp.Body = &limited{ReadCloser: resp.Body, left: maxAnswer}
 	return resp, nil
+}
+
+// A registry that says when to come back is taken at its word, within limits.
+const (
+	maxReturns = 3
+	maxPause   = 20 * time.Second
+)
+
+func (p *policy) patiently(req *http.Request) (*http.Response, error) {
+	for tries := 1; ; tries++ {
+		resp, err := p.base.RoundTrip(req)
+		if err != nil || req.Body != nil || tries > maxReturns {
+			return resp, err
+		}
+		pause, ok := comeBack(resp)
+		if !ok {
+			return resp, nil
+		}
+		_ = resp.Body.Close()
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-req.Context().Done():
+			timer.Stop()
+			return nil, context.Cause(req.Context())
+		}
+	}
+}
+
+// comeBack tells how long the registry wants to be left alone.
+func comeBack(resp *http.Response) (time.Duration, bool) {
+	if resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
+		return 0, false
+	}
+	seconds, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 16)
+	pause := time.Duration(seconds) * time.Second
+	return pause, err == nil && pause <= maxPause
 }
 
 type blobKey struct{}
