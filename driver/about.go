@@ -79,6 +79,12 @@ type Config struct {
 	ExtraLabels          []string `codec:"extra_labels"`
 	DisableLogCollection bool     `codec:"disable_log_collection"`
 
+	// Egress is the network of tasks whose group has none.
+	Egress Egress `codec:"egress"`
+	// RefuseGroupNetworks closes what Nomad's own networks leave open: a task in a bridge or CNI network reaches whatever
+	// the host reaches, its LAN, its services and a cloud's metadata, because those networks are not the driver's.
+	RefuseGroupNetworks bool `codec:"refuse_group_networks"`
+
 	AllowCaps            []string `codec:"allow_caps"`
 	AllowHostNetwork     bool     `codec:"allow_host_network"`
 	AllowHostUsers       bool     `codec:"allow_userns_host"`
@@ -89,6 +95,7 @@ type Config struct {
 	AllowSeccompProfiles string   `codec:"allow_seccomp_profiles"`
 	AllowSwap            bool     `codec:"allow_swap"`
 	AllowUnlimitedMemory bool     `codec:"allow_unlimited_memory"`
+	AllowEgress          []string `codec:"allow_egress"`
 }
 
 // Mirror is a registry's stand-ins, asked in order before it.
@@ -106,6 +113,17 @@ type Signature struct {
 	Keys []string `codec:"keys"`
 	// AllowUnsigned lets these images run unsigned.
 	AllowUnsigned bool `codec:"allow_unsigned"`
+}
+
+// Egress is the way out of tasks' own networks: the public internet, nothing of what is near, and nothing in. Disabled
+// leaves them a loopback interface only. Subnet is where their addresses come from; Deny is forbidden beyond the usual.
+// What is near can be opened by allow_egress, with ranges such as 10.0.5.0/24 or 10.0.5.0/24:443.
+type Egress struct {
+	Disabled       bool     `codec:"disabled"`
+	Subnet         string   `codec:"subnet"`
+	Deny           []string `codec:"deny"`
+	MaxConnections int64    `codec:"max_connections"`
+	ConnectionRate int64    `codec:"connection_rate"`
 }
 
 // GC says when unused images go.
@@ -235,6 +253,11 @@ func configSpec() *hclspec.Spec {
 			"disabled": flag("disabled"), "interval": text("interval"), "max_age": text("max_age"),
 			"high_watermark": number("high_watermark"), "low_watermark": number("low_watermark"),
 		}),
+		"egress": block("egress", map[string]*hclspec.Spec{
+			"disabled": flag("disabled"), "subnet": text("subnet"), "deny": strings("deny"),
+			"max_connections": number("max_connections"), "connection_rate": number("connection_rate"),
+		}),
+		"refuse_group_networks": flag("refuse_group_networks"), "allow_egress": strings("allow_egress"),
 		"driver_root": text("driver_root"), "pids_limit": number("pids_limit"), "disk_limit": text("disk_limit"),
 		"userns": block("userns", map[string]*hclspec.Spec{"start": number("start"), "count": number("count")}),
 		"dns": block("dns", map[string]*hclspec.Spec{

@@ -13,6 +13,8 @@ import (
 	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+
+	"pangaea/driver/egress"
 )
 
 // Driver is the task driver "runc". Its methods are called by Nomad's plugin server, concurrently.
@@ -30,7 +32,8 @@ type Driver struct {
 	tasks    map[string]*handle
 	starting map[string]context.CancelFunc
 	swept    bool
-	allocs   string // where allocations lie, once known
+	egress   *egress.Network // nil until first used
+	allocs   string          // where allocations lie, once known
 }
 
 var _ drivers.DriverPlugin = (*Driver)(nil)
@@ -68,6 +71,10 @@ func (d *Driver) Shutdown() {
 			d.log.Warn("cannot close the image store", "error", err)
 		}
 		d.tools = nil
+	}
+	if d.egress != nil {
+		d.egress.Close()
+		d.egress = nil
 	}
 }
 

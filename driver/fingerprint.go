@@ -19,6 +19,9 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 		// Nomad asks this only of the plugin process that it goes on to use.
 		d.swept = true
 		err := d.spawnLocked(d.sweep)
+		if network := d.egressLocked(); err == nil && network != nil {
+			err = d.spawnLocked(func() { network.Watch(d.ctx) })
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -30,7 +33,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 		defer ticker.Stop()
 		for {
 			select {
-			case ch <- d.addExposure(d.settings().fingerprint(ctx, newProbe())):
+			case ch <- d.addEgress(d.addExposure(d.settings().fingerprint(ctx, newProbe()))):
 			case <-ctx.Done():
 				return
 			case <-d.ctx.Done():

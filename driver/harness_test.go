@@ -102,6 +102,7 @@ func newWorld(t testing.TB, change func(*Config)) *world {
 	w.config = Config{
 		StateDir: w.state, InsecureRegistries: []string{w.registry},
 		ShimPath: filepath.Join(built, shimName), RuntimePath: filepath.Join(built, runtimeName),
+		Egress: Egress{Disabled: true}, // it would change the machine's own network
 	}
 	if change != nil {
 		change(&w.config)

@@ -8,25 +8,25 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 
 	"github.com/hashicorp/nomad/drivers/shared/resolvconf"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"golang.org/x/sys/unix"
 
+	"pangaea/driver/egress"
 	"pangaea/driver/sandbox"
 )
 
 // joinNetwork decides on the task's network: that of its group, if Nomad made one; the host's, if the job asks and the
-// operator allows it; else a new namespace with a loopback interface only. Nomad's own default is the host's network,
-// which is not for strangers.
+// operator allows it; else a namespace of its own, with a policed way out unless the job wants none. Nomad's own default
+// is the host's network, which is not for strangers.
 func joinNetwork(t *sandbox.Task, cfg *drivers.TaskConfig, job *JobConfig) error {
 	switch {
 	case job.NetworkMode != "" && job.NetworkMode != "host" && job.NetworkMode != "none":
 		return fmt.Errorf(`cannot use network_mode %q: it is "host" or "none", or left out`, job.NetworkMode)
-	case cfg.NetworkIsolation != nil && cfg.NetworkIsolation.Path != "" && job.NetworkMode == "":
-		t.Netns = cfg.NetworkIsolation.Path
+	case job.NetworkMode == "":
+		t.Netns = groupNetwork(cfg)
 	case job.NetworkMode == "host":
 		t.HostNetwork = true
 	}
@@ -44,35 +44,9 @@ func enterNetwork(dir, netns string, sysctls map[string]string) (netip.Addr, err
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return netip.Addr{}, fmt.Errorf("cannot make a place for sysfs: %w", err)
 	}
-	type outcome struct {
-		address netip.Addr
-		err     error
-	}
-	done := make(chan outcome, 1)
-	go onThrowawayThread(func() {
-		address, err := enterHere(place, netns, sysctls)
-		done <- outcome{address, err}
-	})
-	o := <-done
-	return o.address, o.err
-}
-
-// onThrowawayThread runs f, which changes its thread's namespaces, on a thread that ends afterwards: a thread that is
-// not unlocked ends with its goroutine. The process's first thread never does, and would stand for the whole process
-// in the task's network, and keep that from going; so it is held while another one is used.
-func onThrowawayThread(f func()) {
-	runtime.LockOSThread()
-	if unix.Gettid() != unix.Getpid() {
-		f()
-		return
-	}
-	defer runtime.UnlockOSThread()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		onThrowawayThread(f)
-	}()
-	<-done
+	var address netip.Addr
+	egress.OnThrowawayThread(func() { address, err = enterHere(place, netns, sysctls) })
+	return address, err
 }
 
 func enterHere(place, netns string, sysctls map[string]string) (address netip.Addr, err error) {
@@ -142,13 +116,13 @@ func firstAddress() netip.Addr {
 
 // writeNetworkFiles writes the task's hosts, hostname and resolv.conf where the task can't, and returns their binds.
 // own is the task's address and name.
-func writeNetworkFiles(dir string, cfg *drivers.TaskConfig, job *JobConfig, s *settings, own string) ([]sandbox.Bind, error) {
+func writeNetworkFiles(dir string, extraHosts []string, dns *drivers.DNSConfig, own string) ([]sandbox.Bind, error) {
 	etc := filepath.Join(dir, "etc")
 	err := os.Mkdir(etc, 0o755)
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("cannot make the task's network files: %w", err)
 	}
-	hosts, err := hostsFile(job.ExtraHosts, own)
+	hosts, err := hostsFile(extraHosts, own)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +134,7 @@ func writeNetworkFiles(dir string, cfg *drivers.TaskConfig, job *JobConfig, s *s
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the task's hostname file: %w", err)
 	}
-	_, err = resolvconf.GenerateDNSMount(etc, nameServers(cfg, job, s))
+	_, err = resolvconf.GenerateDNSMount(etc, dns)
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the task's resolv.conf: %w", err)
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
-	"golang.org/x/sys/unix"
 )
 
 func TestRootGroupNetwork(t *testing.T) {
@@ -83,20 +82,5 @@ func TestHostName(t *testing.T) {
 		got, err := hostName(&drivers.TaskConfig{Name: c.task, AllocID: c.alloc}, &JobConfig{Hostname: c.asked})
 		must.Eq(t, c.want, got)
 		must.Eq(t, c.want == "", err != nil)
-	}
-}
-
-// The first thread can't be thrown away: left in a task's network it would keep that alive.
-func TestThrowawayThreadIsNeverTheFirst(t *testing.T) {
-	for range 300 {
-		thread := make(chan int)
-		go onThrowawayThread(func() { thread <- unix.Gettid() })
-		must.NotEq(t, os.Getpid(), <-thread)
-	}
-}
-
-func TestSysctlOfTheHostIsRefused(t *testing.T) {
-	for _, key := range []string{"kernel.core_pattern", "net/../kernel/core_pattern", "net...kernel.core_pattern", "vm.overcommit_memory"} {
-		must.ErrorContains(t, writeNetworkSysctls(map[string]string{key: "x"}), "the host's", must.Sprint(key))
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"pangaea/driver/egress"
 	"pangaea/driver/sandbox"
 )
 
@@ -23,6 +24,7 @@ type settings struct {
 	pids                                            int64
 	idStart, idSlots                                uint32
 	caps                                            []string
+	egress                                          egress.Config
 	problems                                        []string
 }
 
@@ -64,6 +66,7 @@ func newSettings(c Config) *settings {
 	s.allowedCaps()
 	s.allowedLists()
 	s.signatureBlocks()
+	s.egressPolicy()
 	return s
 }
 

@@ -89,7 +89,7 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 	d.watchHealth(h)
 	s.d.keepOwners(s.tools, h)
 	// The next task's start is prepared now that this one's no longer competes with it.
-	_ = d.spawn(s.supervisor.Warm)
+	_ = d.spawn(s.warm)
 	d.log.Debug("started task", "task_id", cfg.ID, "pid", s.task.Pid(), "took", time.Since(s.began()))
 	return taskHandle, nil, nil
 }
@@ -139,6 +139,9 @@ func (s *startup) validate() error {
 	if err == nil {
 		err = permitMemory(s.cfg, s.conf)
 	}
+	if err == nil {
+		err = permitNetwork(s.cfg, &s.job, s.conf)
+	}
 	if err != nil {
 		return err
 	}
@@ -167,6 +170,9 @@ func (s *startup) validate() error {
 func (s *startup) claimIDs() error {
 	// While this process mounts and writes, the other processor starts programs.
 	err := s.d.spawn(func() { s.supervisor.Ready(s.ctx) })
+	if err == nil && s.wantsUplink() {
+		err = s.d.spawn(s.uplinks.Warm)
+	}
 	if err != nil {
 		return structs.NewRecoverableError(err, true)
 	}
@@ -248,10 +254,15 @@ func (s *startup) grant() error {
 }
 
 func (s *startup) network() error {
+	err := s.linkUp()
+	if err != nil {
+		return err
+	}
 	address := "127.0.1.1"
 	if s.plan.Netns != "" || s.plan.HostNetwork {
 		s.plan.Sysfs = sysfsDir(s.dir)
-		_, sysctls := splitSysctls(s.job.Sysctl, s.plan.Netns != "")
+		var sysctls map[string]string
+		s.plan.Sysctls, sysctls = splitSysctls(s.job.Sysctl, s.plan.Netns != "")
 		found, err := enterNetwork(s.dir, s.plan.Netns, sysctls)
 		if err != nil {
 			return err
@@ -260,7 +271,11 @@ func (s *startup) network() error {
 			address = found.String()
 		}
 	}
-	binds, err := writeNetworkFiles(s.dir, s.cfg, &s.job, s.conf, address+" "+s.plan.Hostname)
+	dns := nameServers(s.cfg, &s.job, s.conf)
+	if dns == nil && s.plan.Netns == netnsPath(s.dir) {
+		dns = s.conf.hostDNS()
+	}
+	binds, err := writeNetworkFiles(s.dir, s.job.ExtraHosts, dns, address+" "+s.plan.Hostname)
 	if err != nil {
 		return err
 	}
@@ -300,8 +315,8 @@ func (s *startup) launch() error {
 	if err != nil {
 		return err
 	}
-	// The sandbox has its own copy of it by now.
-	return unmountSysfs(s.dir)
+	// The sandbox has its own copies of them by now.
+	return unmountNetwork(s.dir)
 }
 
 // logFIFO is where the task's output goes: Nomad names /dev/null for a task whose logs are disabled.

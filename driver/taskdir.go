@@ -103,7 +103,7 @@ func readTaskFile(dir string) (taskFile, error) {
 // removeTaskDir removes a task's directory. What is mounted in it is unmounted first: removing through a mount would
 // delete what is mounted.
 func removeTaskDir(dir string) error {
-	err := unmountSysfs(dir)
+	err := unmountNetwork(dir)
 	if err != nil {
 		return err
 	}

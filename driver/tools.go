@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"pangaea/driver/egress"
 	"pangaea/driver/gpu"
 	"pangaea/driver/image"
 	"pangaea/driver/sandbox"
@@ -24,6 +25,7 @@ type tools struct {
 	supervisor *supervisor.Supervisor
 	gpus       *gpu.Injector
 	ids        *idRanges
+	uplinks    *egress.Network // nil if disabled
 	host       sandbox.Host
 }
 
@@ -59,6 +61,7 @@ func (d *Driver) open() (*tools, error) {
 		gpus:       gpu.New(gpu.Config{Root: s.DriverRoot, Dir: filepath.Join(s.StateDir, "gpu"), Logger: d.log.Named("gpu")}),
 		ids:        &idRanges{dir: idRegistry, start: s.idStart, slots: s.idSlots},
 		host:       readHost(),
+		uplinks:    d.egressLocked(),
 	}
 	return d.tools, d.spawnLocked(func() { d.collectImages(images, s) })
 }

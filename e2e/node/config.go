@@ -92,6 +92,7 @@ plugin "pangaea-driver" {
     state_dir           = %[3]q
     driver_root         = %[4]q
     insecure_registries = ["%[5]s"]
+    egress { disabled = true } # it would change this machine's own network
     %[6]s
   }
 }

@@ -1,0 +1,25 @@
+package egress
+
+import (
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// OnThrowawayThread runs f, which changes its thread's namespaces, on a thread that ends afterwards, and waits for it: a
+// thread that is not unlocked ends with its goroutine. The process's first thread never does, and would stand for the
+// whole process in the task's network, and keep that from going; so it is held while another one is used.
+func OnThrowawayThread(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return
+		}
+		OnThrowawayThread(f)
+		runtime.UnlockOSThread()
+	}()
+	<-done
+}
