@@ -1,12 +1,8 @@
 package image
 
 import (
-	"archive/tar"
-	"bytes"
-	"fmt"
 	"io"
 	"log"
-	"math/rand/v2"
 	"net/http/httptest"
 	"net/url"
 	"os"
@@ -15,12 +11,10 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/shoenig/test/must"
+
+	images "pangaea/e2e/registry"
 )
 
 // BenchmarkRootPull pulls and unpacks an image of 656 MB in 6 layers and 20,000 files, a third of that
@@ -32,7 +26,9 @@ func BenchmarkRootPull(b *testing.B) {
 	must.NoError(b, err)
 	ref, err := name.ParseReference(u.Host+"/big:v1", name.Insecure)
 	must.NoError(b, err)
-	must.NoError(b, remote.Write(ref, bigImage(b)))
+	img, err := images.Big()
+	must.NoError(b, err)
+	must.NoError(b, remote.Write(ref, img))
 	for b.Loop() {
 		b.StopTimer()
 		s, err := Open(b.TempDir(), Options{InsecureRegistries: []string{u.Host}})
@@ -46,45 +42,6 @@ func BenchmarkRootPull(b *testing.B) {
 		must.NoError(b, os.RemoveAll(s.root))
 		b.StartTimer()
 	}
-}
-
-func bigImage(b *testing.B) v1.Image {
-	b.Helper()
-	img := empty.Image
-	rng := rand.NewChaCha8([32]byte{1})
-	for l := range 6 {
-		var buf bytes.Buffer
-		w := tar.NewWriter(&buf)
-		for f := range 3334 {
-			body := mixed(rng, 32<<10)
-			h := &tar.Header{Name: fmt.Sprintf("layer%d/dir%d/file%d", l, f/50, f), Mode: 0o644, Size: int64(len(body))}
-			must.NoError(b, w.WriteHeader(h))
-			_, err := w.Write(body)
-			must.NoError(b, err)
-		}
-		must.NoError(b, w.Close())
-		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil })
-		must.NoError(b, err)
-		img, err = mutate.AppendLayers(img, layer)
-		must.NoError(b, err)
-	}
-	return img
-}
-
-// mixed makes content that gzip packs to about a third, in short matches as program text has them.
-func mixed(rng *rand.ChaCha8, n int) []byte {
-	words := make([]string, 64)
-	out := make([]byte, 0, n+64)
-	for i := range words {
-		words[i] = fmt.Sprintf("%x", rng.Uint64())
-	}
-	for len(out) < n {
-		out = append(out, words[rng.Uint64()%64]...)
-		var raw [8]byte
-		_, _ = rng.Read(raw[:3])
-		out = append(out, raw[:3]...)
-	}
-	return out[:n]
 }
 
 // BenchmarkRootPullCached is what every start of a task pays.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"pangaea/e2e/node"
@@ -36,8 +38,9 @@ const (
 	longRounds = 3
 )
 
-// Driver measures our driver beside its peers on a Nomad node of its own, with the programs in bin.
-func Driver(ctx context.Context, bin string, out io.Writer) (rows []Row, err error) {
+// Driver measures our driver beside its peers on a Nomad node of its own, with the programs in bin: all of it, or what has
+// only in its name.
+func Driver(ctx context.Context, bin, only string, out io.Writer) (rows []Row, err error) {
 	drivers := append([]driver{ours()}, nomads()...)
 	config := clientConfig
 	engine, err := startDocker(ctx)
@@ -71,28 +74,36 @@ func Driver(ctx context.Context, bin string, out io.Writer) (rows []Row, err err
 	if err != nil {
 		return nil, err
 	}
-	return n.measure(ctx, n.steps(nomad, drivers))
+	steps := slices.DeleteFunc(n.steps(nomad, drivers, engine), func(s step) bool { return !strings.Contains(s.name, only) })
+	return n.measure(ctx, steps)
 }
 
 // steps are the measures.
-func (n *site) steps(cli *node.Node, drivers []driver) []step {
+func (n *site) steps(on *node.Node, drivers []driver, engine *dockerEngine) []step {
 	return []step{
 		n.inTurns(drivers, n.startTask, rounds, Row{
 			What: "StartTask, cached image, full sandbox", Unit: "ms", Promises: []Promise{{Limit: 35}, {Limit: 0.35, Of: "exec"}},
 		}),
+		n.inTurns([]driver{oursByDefault(), nomads()[0]}, n.startTask, rounds, Row{
+			What: "StartTask with the network that the driver makes", Unit: "ms", Promises: []Promise{{Limit: 35}, {Limit: 0.35, Of: "exec"}},
+		}),
 		n.inTurns(drivers, n.stopTask, rounds, Row{
 			What: "stop of a process that obeys SIGTERM", Unit: "ms", Promises: []Promise{{Limit: 1.1, Of: "exec"}},
 		}),
-		func(ctx context.Context) ([]Row, error) { return n.allocExec(ctx, cli, drivers) },
+		{"alloc exec", func(ctx context.Context) ([]Row, error) { return n.allocExec(ctx, on, drivers) }},
 		n.inTurns(drivers, n.hundred, longRounds, Row{
 			What: "100 tasks of true on one node", Unit: "s", Promises: []Promise{{Limit: 8}, {Limit: 0.65, Of: "exec"}},
 		}),
-		func(ctx context.Context) ([]Row, error) { return n.idle(ctx, drivers) },
+		{"idle tasks", func(ctx context.Context) ([]Row, error) { return n.idle(ctx, drivers) }},
+		{"pull", func(ctx context.Context) ([]Row, error) { return n.pulls(ctx, on.Registry, engine) }},
 	}
 }
 
 // step fills one or several rows.
-type step func(context.Context) ([]Row, error)
+type step struct {
+	name string
+	run  func(context.Context) ([]Row, error)
+}
 
 // measure takes the steps and says how far it has got.
 func (n *site) measure(ctx context.Context, steps []step) ([]Row, error) {
@@ -103,7 +114,7 @@ func (n *site) measure(ctx context.Context, steps []step) ([]Row, error) {
 			return nil, err
 		}
 		began := time.Now()
-		done, err := step(ctx)
+		done, err := step.run(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -118,12 +129,12 @@ func (n *site) measure(ctx context.Context, steps []step) ([]Row, error) {
 }
 
 // inTurns fills a row by turns, after one turn of each driver that does not count.
-func (n *site) inTurns(drivers []driver, measure func(context.Context, driver, int) (float64, error), rounds int, row Row) step {
-	return func(ctx context.Context) ([]Row, error) {
+func (n *site) inTurns(drivers []driver, measure func(context.Context, driver) (float64, error), rounds int, row Row) step {
+	return step{row.What, func(ctx context.Context) ([]Row, error) {
 		fmt.Fprintf(n.out, "==> %s\n", row.What)
 		for round := range rounds + 1 {
 			for _, d := range drivers {
-				value, err := measure(ctx, d, round)
+				value, err := measure(ctx, d)
 				if err != nil {
 					return nil, err
 				}
@@ -133,5 +144,5 @@ func (n *site) inTurns(drivers []driver, measure func(context.Context, driver, i
 			}
 		}
 		return []Row{row}, nil
-	}
+	}}
 }

@@ -18,8 +18,19 @@ type driver struct {
 	helpers []string
 }
 
+// ours runs tasks with a loopback interface of their own; the peers' share the host's network, which costs nothing.
 func ours() driver {
-	return driver{name: "runc", busybox: "/usr/bin/busybox", fromImage: true, helpers: []string{"pangaea-shim", "pangaea-runtime"}}
+	return driver{
+		name: "runc", busybox: "/usr/bin/busybox", fromImage: true, config: map[string]any{"network_mode": "none"},
+		helpers: []string{"pangaea-shim", "pangaea-runtime"},
+	}
+}
+
+// oursByDefault has the network that the driver makes for a task that says nothing of it.
+func oursByDefault() driver {
+	d := ours()
+	d.config = nil
+	return d
 }
 
 // nomads are Nomad's own drivers that need nothing else.
@@ -30,7 +41,7 @@ func nomads() []driver {
 	}
 }
 
-// docker is Nomad's docker driver. Its tasks use the host's network, which costs it nothing.
+// docker is Nomad's docker driver.
 func docker() driver {
 	return driver{
 		name: "docker", busybox: "/usr/bin/busybox", fromImage: true, config: map[string]any{"network_mode": "host"},

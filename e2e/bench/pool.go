@@ -43,7 +43,7 @@ func Pool(ctx context.Context, pool *devpool.Pool, out io.Writer) ([]Row, error)
 			What: "StartTask, cached image, full sandbox", Unit: "ms", Promises: []Promise{{Limit: 0.4, Of: "exec"}},
 		}),
 		n.jobsWay(member.Alias, &through),
-		n.poolMemory,
+		{"memory", n.poolMemory},
 	})
 }
 
@@ -55,7 +55,7 @@ func (n *site) jobsWay(member string, gateway *site) step {
 		name string
 		site *site
 	}{{"gateway", gateway}, {"direct", n}}
-	return func(ctx context.Context) ([]Row, error) {
+	return step{row.What, func(ctx context.Context) ([]Row, error) {
 		fmt.Fprintf(n.out, "==> %s\n", row.What)
 		for round := range rounds + 1 {
 			for _, side := range sides {
@@ -69,7 +69,7 @@ func (n *site) jobsWay(member string, gateway *site) step {
 			}
 		}
 		return []Row{row}, nil
-	}
+	}}
 }
 
 func (n *site) untilStarted(ctx context.Context, id, member string) (float64, error) {

@@ -24,6 +24,7 @@ type site struct {
 	log       *bufio.Reader // Nomad's client's, read up to where the last measure ended
 	processes func() ([]node.Process, error)
 	out       io.Writer
+	jobs      int // so far
 }
 
 // offer puts busybox into a registry and returns the image's name.
@@ -42,6 +43,12 @@ func openLog(path string) (*bufio.Reader, error) {
 		return nil, fmt.Errorf("cannot read Nomad's log: %w", err)
 	}
 	return bufio.NewReader(file), nil
+}
+
+// newID names a job that has not run before: Nomad does not run a job again that it knows and that has not changed.
+func (n *site) newID(kind string, d driver) string {
+	n.jobs++
+	return fmt.Sprintf("%s-%s-%d", kind, d.name, n.jobs)
 }
 
 // job is a job of count tasks that run a busybox applet.

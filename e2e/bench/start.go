@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -13,8 +12,8 @@ var sleeper = []string{"sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"}
 
 // startTask measures StartTask for a cached image: from the end of Nomad's own hooks, by the client's trace log, to the
 // task's Started event.
-func (n *site) startTask(ctx context.Context, d driver, round int) (float64, error) {
-	job := fmt.Sprintf("start-%s-%d", d.name, round)
+func (n *site) startTask(ctx context.Context, d driver) (float64, error) {
+	job := n.newID("start", d)
 	err := n.submit(n.job(job, d, 1, "true"))
 	if err != nil {
 		return 0, err
@@ -32,8 +31,8 @@ func (n *site) startTask(ctx context.Context, d driver, round int) (float64, err
 }
 
 // stopTask measures a stop: from the request to the task's Killed event.
-func (n *site) stopTask(ctx context.Context, d driver, round int) (float64, error) {
-	job := fmt.Sprintf("stop-%s-%d", d.name, round)
+func (n *site) stopTask(ctx context.Context, d driver) (float64, error) {
+	job := n.newID("stop", d)
 	err := n.submit(n.job(job, d, 1, sleeper...))
 	if err != nil {
 		return 0, err
@@ -54,8 +53,8 @@ func (n *site) stopTask(ctx context.Context, d driver, round int) (float64, erro
 }
 
 // hundred measures a hundred tasks of true: from the job's submission to the last Terminated event.
-func (n *site) hundred(ctx context.Context, d driver, round int) (float64, error) {
-	job := fmt.Sprintf("hundred-%s-%d", d.name, round)
+func (n *site) hundred(ctx context.Context, d driver) (float64, error) {
+	job := n.newID("hundred", d)
 	began := time.Now()
 	err := n.submit(n.job(job, d, 100, "true"))
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"pangaea/e2e/devpool"
 )
 
-const usage = `Usage: dev [-bin DIR] [-json FILE] demo | dev | bench | bench-driver
+const usage = `Usage: dev [-bin DIR] [-json FILE] [-only TEXT] demo | dev | bench | bench-driver
 
   demo          bring up a pool, run the jobs of jobspecs/ on it, show what happened, take it down
   dev           bring up a pool and leave it up until Ctrl-C or SIGTERM
@@ -25,6 +25,7 @@ const usage = `Usage: dev [-bin DIR] [-json FILE] demo | dev | bench | bench-dri
   bench-driver  measure the driver beside its peers on one node; see make bench-driver
 
   -json FILE    where the benches also write every single value
+  -only TEXT    of bench-driver, measure only what has this text in its name
 `
 
 func main() {
@@ -39,6 +40,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	flags.Usage = func() { fmt.Fprint(stderr, usage) }
 	bin := flags.String("bin", "bin", "directory of the programs")
+	only := flags.String("only", "", "part of the name of what bench-driver measures")
 	json := flags.String("json", "", "file for the benches' values")
 	err := flags.Parse(args)
 	if err != nil || flags.NArg() != 1 {
@@ -59,7 +61,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = withPool(ctx, *bin, stdout, v)
 	case flags.Arg(0) == "bench-driver":
 		var rows []bench.Row
-		rows, err = bench.Driver(ctx, *bin, stdout)
+		rows, err = bench.Driver(ctx, *bin, *only, stdout)
 		err = report(stdout, rows, *json, err)
 	default:
 		flags.Usage()
