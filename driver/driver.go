@@ -30,7 +30,7 @@ type Driver struct {
 	compute  cpustats.Compute
 	tools    *tools
 	tasks    map[string]*handle
-	starting map[string]context.CancelFunc
+	starting map[string]*underway
 	swept    bool
 	egress   *egress.Network // nil until first used
 	allocs   string          // where allocations lie, once known
@@ -52,7 +52,7 @@ func New(logger hclog.Logger) *Driver {
 		events:   eventer.NewEventer(ctx, logger),
 		conf:     newSettings(Config{}),
 		tasks:    map[string]*handle{},
-		starting: map[string]context.CancelFunc{},
+		starting: map[string]*underway{},
 	}
 }
 

@@ -141,27 +141,6 @@ func leftover(dir string) bool {
 	return errors.Is(err, os.ErrNotExist)
 }
 
-// endEarlier ends earlier starts of the same task that this process does not know. Nomad starts a task anew only when
-// it has given the old one up; a copy that a killed plugin left running unseen would otherwise run twice.
-func (d *Driver) endEarlier(ctx context.Context, t *tools, cfg *drivers.TaskConfig) error {
-	dirs, err := filepath.Glob(d.settings().taskDir(sandboxPrefix(cfg.ID) + "*"))
-	if err != nil {
-		return fmt.Errorf("internal error: cannot look for earlier starts: %w", err)
-	}
-	for _, dir := range dirs {
-		file, err := readTaskFile(dir)
-		if err != nil || file.AllocID != cfg.AllocID || file.Task != cfg.Name || d.inUse(filepath.Base(dir)) {
-			continue
-		}
-		err = destroyLeft(ctx, t, dir)
-		if err != nil {
-			return fmt.Errorf("cannot end an earlier copy of the task: %w", err)
-		}
-		d.log.Warn("ended an earlier copy of a task that nobody had recovered", "task_id", cfg.ID, "sandbox", file.ID)
-	}
-	return nil
-}
-
 // destroyLeft ends and removes a task that this process does not know.
 func destroyLeft(ctx context.Context, t *tools, dir string) error {
 	err := destroyUnknown(ctx, t, dir)

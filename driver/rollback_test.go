@@ -50,7 +50,7 @@ func TestStopWhileStartEnds(t *testing.T) {
 	for _, stopFirst := range []bool{true, false} {
 		d := New(hclog.NewNullLogger())
 		ctx, cancel := context.WithCancel(t.Context())
-		d.starting["x"] = cancel
+		d.starting["x"] = &underway{cancel: cancel}
 		s := &startup{d: d, ctx: ctx, cfg: cfg}
 		if stopFirst {
 			must.NoError(t, d.StopTask("x", time.Second, ""))

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
+	"pangaea/driver/failpoint"
 	"pangaea/driver/gpu"
 	"pangaea/driver/image"
 	"pangaea/driver/sandbox"
@@ -34,6 +35,9 @@ type startup struct {
 	plan  sandbox.Task
 	task  *supervisor.Task
 	undo  []undo
+
+	earlier     []*underway // starts of the same task that this one is to replace
+	releaseLogs func()      // nil while they are not held
 }
 
 // step is one part of a start. They run in order, and their undoing in reverse order.
@@ -63,6 +67,11 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 		return nil, nil, err
 	}
 	defer done()
+	defer func() {
+		if s.releaseLogs != nil {
+			s.releaseLogs()
+		}
+	}()
 	for _, step := range steps() {
 		began := time.Now()
 		err := step.run(s)
@@ -75,6 +84,7 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 			return nil, nil, explain(err)
 		}
 	}
+	failpoint.Here(s.dir, "plugin-started")
 	h := d.newHandle(cfg, s.file, s.dir, s.task)
 	taskHandle, err := h.export()
 	if err != nil {
@@ -109,14 +119,18 @@ func (d *Driver) begin(cfg *drivers.TaskConfig) (*startup, func(), error) {
 		cancel()
 		return nil, nil, fmt.Errorf("cannot start task %q: it was already started", cfg.ID)
 	}
-	d.starting[cfg.ID] = cancel
+	start := &underway{alloc: cfg.AllocID, task: cfg.Name, cancel: cancel, ended: make(chan struct{})}
+	earlier := d.siblings(start)
+	d.starting[cfg.ID] = start
 	done := func() {
 		cancel()
 		d.mu.Lock()
 		defer d.mu.Unlock()
+		close(start.ended)
+		// It is gone already if it went well.
 		delete(d.starting, cfg.ID)
 	}
-	return &startup{d: d, ctx: ctx, tools: t, conf: d.conf, cfg: cfg}, done, nil
+	return &startup{d: d, ctx: ctx, tools: t, conf: d.conf, cfg: cfg, earlier: earlier}, done, nil
 }
 
 type beganKey struct{}
@@ -176,9 +190,10 @@ func (s *startup) claimIDs() error {
 	if err != nil {
 		return structs.NewRecoverableError(err, true)
 	}
-	err = s.d.endEarlier(s.ctx, s.tools, s.cfg)
+	err = s.endEarlier()
 	if err != nil {
-		return err
+		// Whatever is in the way may go yet; the task must not fail for it.
+		return structs.NewRecoverableError(err, true)
 	}
 	s.d.noteAllocDir(s.cfg.AllocDir)
 	id := sandboxID(s.cfg.ID)
@@ -336,5 +351,5 @@ func explain(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return structs.NewRecoverableError(errors.New("the start was cancelled"), false)
 	}
-	return structs.NewRecoverableError(err, image.IsRecoverable(err))
+	return structs.NewRecoverableError(err, image.IsRecoverable(err) || errors.Is(err, supervisor.ErrInterrupted))
 }

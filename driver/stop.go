@@ -73,9 +73,9 @@ func (d *Driver) StopTask(id string, timeout time.Duration, signal string) error
 func (d *Driver) abort(id string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	cancel, ok := d.starting[id]
+	start, ok := d.starting[id]
 	if ok {
-		cancel()
+		start.cancel()
 	}
 	return ok
 }

@@ -242,9 +242,10 @@ func TestRootKilledStart(t *testing.T) {
 
 				again := *cfg
 				again.ID = cfg.AllocID + "/web/" + "ffffffff"
-				tools, err := w.driver.open()
+				s, done, err := w.driver.begin(&again)
 				must.NoError(t, err)
-				must.NoError(t, w.driver.endEarlier(t.Context(), tools, &again))
+				defer done()
+				must.NoError(t, s.endEarlier())
 				left, err := filepath.Glob(filepath.Join(w.state, "tasks", "*"))
 				must.NoError(t, err)
 				must.SliceEmpty(t, left)

@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"pangaea/driver/cgroup"
+	"pangaea/driver/failpoint"
 )
 
 // killTimeout bounds how long leftovers of an earlier run may take to die.
@@ -24,6 +25,7 @@ const killTimeout = 10 * time.Second
 
 // create makes the sandbox; its init waits until it is told to start. With a control descriptor it also starts.
 func create(id string, opts options) (failure error) {
+	failpoint.Here(opts.bundle, "runtime-create")
 	control := openControl(opts.control)
 	defer control.finish(&failure)
 	spec, err := loadSpec(opts.bundle)
@@ -34,8 +36,9 @@ func create(id string, opts options) (failure error) {
 	if err != nil {
 		return err
 	}
-	err = container.Start(process)
+	err = judge(container.Start(process))
 	if err == nil {
+		failpoint.Here(opts.bundle, "runtime-created")
 		// The shim records the init meanwhile.
 		err = control.created(process)
 	}
@@ -43,7 +46,7 @@ func create(id string, opts options) (failure error) {
 		err = settle(spec, process, opts)
 	}
 	if err == nil {
-		err = control.startOnGo(container)
+		err = control.startOnGo(container, opts.bundle)
 	}
 	if err != nil {
 		_ = process.Signal(os.Kill)
@@ -176,7 +179,7 @@ func replaceFile(path string, data []byte) error {
 }
 
 // control is the conversation with the shim over one socket, in lines: we say "created" and the init's pid, it says
-// go, and we say "started", or "error" and why not.
+// go, and we say "started", or "error" or "retry" and why not.
 type control struct{ file *os.File }
 
 func openControl(fd int) control {
@@ -204,7 +207,7 @@ func (c control) created(process *libcontainer.Process) error {
 
 // startOnGo starts the sandbox's program when the shim says so. A shim that dies instead closes the socket, and
 // the sandbox is never started: nothing runs that is not recorded.
-func (c control) startOnGo(container *libcontainer.Container) error {
+func (c control) startOnGo(container *libcontainer.Container, dir string) error {
 	if c.file == nil {
 		return nil
 	}
@@ -213,7 +216,8 @@ func (c control) startOnGo(container *libcontainer.Container) error {
 	if err != nil || string(word) != "go" {
 		return errors.New("the shim did not let the sandbox start")
 	}
-	return container.Exec()
+	failpoint.Here(dir, "runtime-start")
+	return judge(container.Exec())
 }
 
 // finish tells the shim how it went; an error that the shim was told is not printed as well.
@@ -225,7 +229,7 @@ func (c control) finish(failure *error) {
 		_ = c.say("started", "")
 		return
 	}
-	if c.say("error", (*failure).Error()) == nil {
+	if c.say(word(*failure), (*failure).Error()) == nil {
 		*failure = nil
 	}
 }

@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/failpoint"
+	"pangaea/driver/record"
 )
 
 // runtimeDir is where, below the task's directory, the runtime keeps its state.
@@ -33,6 +36,7 @@ func (s *shim) launch() error {
 	}
 	s.lease.begin(now())
 	s.child = true
+	failpoint.Here(s.dir, "shim-launch")
 	if s.conf.RuntimeKind == kindOCI {
 		err = s.launchOCI()
 	} else {
@@ -57,11 +61,15 @@ func runtimeEnv() []string {
 	return []string{"GOMAXPROCS=2", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 }
 
+// withUs has the kernel end the runtime when this process is killed. A runtime that outlived its shim might only then
+// come to empty the task's cgroup for a sandbox of its own, and kill the next start of the same task in it.
+func withUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
+
 // spawn runs the runtime with the task's stdio, and perhaps one descriptor more.
 func (s *shim) spawn(args []string, extra ...uintptr) (int, error) {
 	files := append([]uintptr{uintptr(s.stdin), uintptr(s.out[0].taskEnd), uintptr(s.out[1].taskEnd)}, extra...)
 	pid, err := syscall.ForkExec(s.conf.Runtime, args, &syscall.ProcAttr{
-		Dir: "/", Env: runtimeEnv(), Files: files,
+		Dir: "/", Env: runtimeEnv(), Files: files, Sys: withUs(),
 	})
 	if err != nil {
 		return 0, wrap("run "+s.conf.Runtime, err)
@@ -93,6 +101,7 @@ func (s *shim) launchOwn() error {
 		err = s.record(pid)
 	}
 	if err == nil {
+		failpoint.Here(s.dir, "shim-created")
 		err = s.admit(talk.letGo)
 	}
 	// A runtime that was not told to start gives up when the socket closes.
@@ -128,6 +137,10 @@ func (s *shim) admit(start func() error) error {
 		if abandoned() {
 			return errors.New("the supervisor died before the task started")
 		}
+		err := s.openSinks()
+		if err != nil {
+			return err
+		}
 		return start()
 	}
 	s.report("held")
@@ -135,7 +148,10 @@ func (s *shim) admit(start func() error) error {
 		s.unstarted = true
 		return nil // Its end is seen and recorded like that of a task that ran.
 	}
-	err := start()
+	err := s.openSinks()
+	if err == nil {
+		err = start()
+	}
 	if err != nil {
 		// Nobody listens any more: the exit record must tell.
 		s.error = err.Error()
@@ -193,6 +209,9 @@ func (s *shim) ociVerb(args []string) error {
 	if status.Exited() && status.ExitStatus() == 0 {
 		return nil
 	}
+	if status.Signaled() {
+		return errRuntimeDied
+	}
 	text, _ := os.ReadFile(filepath.Join(s.dir, "runtime.log"))
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	return errors.New("the runtime failed: " + lines[len(lines)-1])
@@ -235,9 +254,16 @@ func (s *shim) ended() bool {
 	return err == nil && fds[0].Revents != 0
 }
 
+// killed says whether somebody killed the init, which is a task's end like any other. The kernel itself ends a program
+// that it can't run by another signal, or the init says so and exits.
+func (s *shim) killed() bool {
+	status, known := record.ExitStatus(s.pidfd, s.state.Pid, s.state.StartTime)
+	return known && status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
 // startedOrFailed reports what became of the program.
 func (s *shim) startedOrFailed() error {
-	failed := !s.unstarted && s.error == "" && s.ended() && s.name() == initName
+	failed := !s.unstarted && s.error == "" && s.ended() && s.name() == initName && !s.killed()
 	reason := "the kernel refused to execute the program: it is made for another machine, or its interpreter is missing"
 	if s.lease.exists() {
 		if failed {
@@ -248,6 +274,7 @@ func (s *shim) startedOrFailed() error {
 	if failed {
 		return errors.New(reason)
 	}
+	failpoint.Here(s.dir, "shim-started")
 	s.report("started")
 	return nil
 }
@@ -267,6 +294,9 @@ func (c *conversation) next(expected string) (string, error) {
 		if end >= 0 {
 			word, text, _ := strings.Cut(string(c.rest[:end]), " ")
 			c.rest = c.rest[end+1:]
+			if word == wordRetry {
+				return "", &interrupted{errors.New(text)}
+			}
 			if word != expected {
 				return "", errors.New(text)
 			}
@@ -277,7 +307,7 @@ func (c *conversation) next(expected string) (string, error) {
 			continue
 		}
 		if err != nil || n <= 0 {
-			return "", errors.New("the runtime died")
+			return "", errRuntimeDied
 		}
 		c.rest = append(c.rest, buffer[:n]...)
 	}

@@ -5,11 +5,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"pangaea/driver/record"
 	"pangaea/driver/signals"
 )
 
@@ -37,7 +39,7 @@ func main() {
 	unix.CloseOnExec(statusFd)
 	err := s.begin(adopt, warm)
 	if err != nil {
-		s.report("error " + err.Error())
+		s.report(failureWord(err) + " " + err.Error())
 		os.Exit(1)
 	}
 	err = s.supervise()
@@ -83,7 +85,23 @@ func isolate() error {
 	return nil
 }
 
-// lock keeps a second shim away from the task; the lock goes with the process.
+// sign writes this process's pid and start time into its lock.
+func sign(fd int) error {
+	start, err := record.StartTime(os.Getpid())
+	if err == nil {
+		err = unix.Ftruncate(fd, 0)
+	}
+	if err == nil {
+		_, err = unix.Pwrite(fd, []byte(itoa(os.Getpid())+" "+strconv.FormatUint(start, 10)+"\n"), 0)
+	}
+	if err != nil {
+		return wrap("sign the task's lock", err)
+	}
+	return nil
+}
+
+// lock keeps a second shim away from the task; the lock goes with the process. It says whose it is, so that a shim that
+// is stopped or stuck before it has written a state can be found and killed.
 func lock(path string) error {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -93,21 +111,10 @@ func lock(path string) error {
 	for range 20 {
 		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return nil
+			return sign(fd)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
 	_ = unix.Close(fd)
 	return errors.New("another shim has the task")
 }
-
-// wrap is fmt.Errorf without fmt.
-func wrap(doing string, err error) error { return &failure{doing, err} }
-
-type failure struct {
-	doing string
-	err   error
-}
-
-func (f *failure) Error() string { return "cannot " + f.doing + ": " + f.err.Error() }
-func (f *failure) Unwrap() error { return f.err }

@@ -67,11 +67,11 @@ func abandoned() bool {
 func (s *shim) record(pid int) error {
 	start, err := record.StartTime(pid)
 	if err != nil {
-		return wrap("find the sandbox's init", err)
+		return &interrupted{wrap("find the sandbox's init", err)}
 	}
 	s.pidfd, err = record.OpenPidfd(pid, start)
 	if err != nil {
-		return wrap("hold the sandbox's init", err)
+		return &interrupted{wrap("hold the sandbox's init", err)}
 	}
 	s.state = record.State{
 		Version: record.Version, ID: s.conf.ID, BootID: s.conf.BootID,

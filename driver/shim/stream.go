@@ -6,13 +6,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/sink"
 )
 
 const (
 	// bufferSize is what one stream holds in our own memory; the kernel holds the rest, in the two FIFOs.
 	bufferSize = 8 << 10
-	// sinkSize is asked for the log FIFO: what a task may write while Nomad's log reader restarts.
-	sinkSize = 256 << 10
+	// passSize is the most that is moved in one step.
+	passSize = 256 << 10
 	// patience is how long a full log FIFO may hold up the task; then output is dropped until there is room.
 	patience = time.Second
 )
@@ -60,8 +62,27 @@ func (s *shim) openStreams(create bool) error {
 			return err
 		}
 		// A log FIFO that is missing when a task is taken over may come back; to start without is a mistake.
-		err = out.openSink()
-		if err != nil && create {
+		if create {
+			_, err = sink.Inode(out.path)
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		_ = out.openSink()
+	}
+	return nil
+}
+
+// openSinks opens Nomad's log FIFOs for a task that is about to start. It is not done before: a start that is given up
+// would be the FIFO's end for Nomad's log collector, and it would read nothing of the next one.
+func (s *shim) openSinks() error {
+	for i := range s.out {
+		if s.out[i].path == "" {
+			continue
+		}
+		err := s.out[i].openSink()
+		if err != nil {
 			return err
 		}
 	}
@@ -119,50 +140,15 @@ func (s *shim) closeTaskEnds() {
 	}
 }
 
-// openSink opens Nomad's log FIFO, for reading too, so that a log reader that dies costs no SIGPIPE and loses
-// nothing that fits into the FIFO.
+// openSink opens Nomad's log FIFO.
 func (o *stream) openSink() error {
-	node, err := openNode(o.path)
+	fd, node, err := sink.Open(o.path)
 	if err != nil {
-		return wrap("open log FIFO "+o.path, err)
+		return err
 	}
-	defer func() { _ = unix.Close(node) }()
-	var info unix.Stat_t
-	err = unix.Fstat(node, &info)
-	if err != nil {
-		return wrap("look at log FIFO "+o.path, err)
-	}
-	if info.Mode&unix.S_IFMT != unix.S_IFIFO {
-		return errors.New("cannot log to " + o.path + ": it is no FIFO")
-	}
-	// Only now is it safe to open: a device or a file of the host would have been opened by its name.
-	fd, err := unix.Open("/proc/self/fd/"+itoa(node), unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return wrap("open log FIFO "+o.path, err)
-	}
-	_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, sinkSize)
 	o.closeSink()
-	o.sink, o.sinkNode = fd, info.Ino
+	o.sink, o.sinkNode = fd, node
 	return nil
-}
-
-// openNode finds a log FIFO without opening it. The task can write to the directory it lies in and rename that, so
-// no symlink is followed in the last three parts of its path, <alloc dir>/alloc/logs/<name> (CVE-2026-6959).
-func openNode(path string) (int, error) {
-	base := filepath.Dir(filepath.Dir(filepath.Dir(path)))
-	rest, err := filepath.Rel(base, path)
-	if err != nil {
-		return -1, err
-	}
-	dir, err := unix.Open(base, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, err
-	}
-	defer func() { _ = unix.Close(dir) }()
-	return unix.Openat2(dir, rest, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
 }
 
 func (o *stream) closeSink() {
@@ -179,14 +165,8 @@ func (o *stream) follow(at time.Duration) {
 		return
 	}
 	o.checked = at
-	node, err := openNode(o.path)
-	if err != nil {
-		return
-	}
-	var info unix.Stat_t
-	err = unix.Fstat(node, &info)
-	_ = unix.Close(node)
-	if err == nil && (o.sink < 0 || info.Ino != o.sinkNode) {
+	node, err := sink.Inode(o.path)
+	if err == nil && (o.sink < 0 || node != o.sinkNode) {
 		_ = o.openSink()
 	}
 }
@@ -216,7 +196,7 @@ func (o *stream) pass() bool {
 	if o.sink < 0 || o.dropping {
 		return false
 	}
-	n, err := unix.Splice(o.source, nil, o.sink, nil, sinkSize, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+	n, err := unix.Splice(o.source, nil, o.sink, nil, passSize, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
 	if err != nil || n <= 0 {
 		return false
 	}

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"pangaea/driver/failpoint"
 	"pangaea/driver/record"
 )
 
@@ -32,6 +33,7 @@ func (s *shim) supervise() error {
 		}
 	}
 	at := time.Now()
+	failpoint.Here(s.dir, "shim-ended")
 	s.collect()
 	ctx, cancel := context.WithTimeout(context.Background(), emptyTime)
 	defer cancel()

@@ -21,7 +21,7 @@ func (s *shim) awaitTask(runtime []string) error {
 		return wrap("make a socket", err)
 	}
 	pid, err := syscall.ForkExec(runtime[0], append(runtime, "wait"), &syscall.ProcAttr{ //nolint:gosec // the supervisor names the runtime
-		Dir: "/", Env: runtimeEnv(), Files: []uintptr{1, 1, 2, uintptr(pair[1])},
+		Dir: "/", Env: runtimeEnv(), Files: []uintptr{1, 1, 2, uintptr(pair[1])}, Sys: withUs(),
 	})
 	_ = unix.Close(pair[1])
 	if err != nil {

@@ -139,13 +139,16 @@ func (p *shimProcess) started(ctx context.Context) error {
 	line, err := bufio.NewReader(p.status).ReadString('\n')
 	line = strings.TrimSuffix(line, "\n")
 	text, failed := strings.CutPrefix(line, "error ")
+	why, interrupted := strings.CutPrefix(line, "retry ")
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("cannot wait for the task to start: %w", ctx.Err())
 	case failed:
 		return fmt.Errorf("cannot start the task: %s", text)
+	case interrupted:
+		return fmt.Errorf("cannot start the task: %w: %s", ErrInterrupted, why)
 	case err != nil:
-		return errors.New("cannot start the task: its shim died; see shim.log in the task's directory")
+		return fmt.Errorf("cannot start the task: %w: its shim died; see shim.log in the task's directory", ErrInterrupted)
 	}
 	return nil
 }
@@ -175,6 +178,31 @@ func findShim(state *record.State) *shimProcess {
 		return nil
 	}
 	return &shimProcess{process: p}
+}
+
+// evict kills the shim that holds a task's lock and does not let go of it: it is stopped, or stuck.
+func evict(dir string) {
+	if !locked(filepath.Join(dir, shimLock)) {
+		return
+	}
+	text, err := os.ReadFile(filepath.Join(dir, shimLock))
+	if err != nil {
+		return
+	}
+	var pid int
+	var start uint64
+	_, err = fmt.Sscan(string(text), &pid, &start)
+	if err != nil {
+		return
+	}
+	shim, err := openProcess(pid, start)
+	if err != nil {
+		return
+	}
+	defer shim.close()
+	// A kill works on a stopped process too. The lock may have passed on since it was read.
+	_ = shim.signal(unix.SIGKILL)
+	awaitUnlocked(dir)
 }
 
 // locked says whether a living shim holds the task's lock.

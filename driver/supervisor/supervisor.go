@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"pangaea/driver/cgroup"
+	"pangaea/driver/failpoint"
 	"pangaea/driver/record"
 )
 
@@ -107,7 +108,10 @@ func (s *Supervisor) Recover(dir string) (*Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	awaitStart(dir, launch)
+	if !awaitStart(dir, launch) {
+		s.conf.Logger.Warn("a task's shim does not get on with its start; it is killed", "task_id", launch.ID)
+		evict(dir)
+	}
 	verdict := record.Decide(facts(dir, launch, group))
 	if verdict == record.Orphan {
 		// It is about to be killed, so look again: the facts are not read at one instant.
@@ -203,18 +207,21 @@ func hasStarted(dir, id string) bool {
 }
 
 // awaitStart waits for a shim that is just starting a task: it finishes, or gives up because the supervisor that
-// started it is gone. A task that is held by its lease has finished starting in this sense.
-func awaitStart(dir string, launch *record.Launch) {
+// started it is gone. A task that is held by its lease has finished starting in this sense. It says false when the shim
+// does neither.
+func awaitStart(dir string, launch *record.Launch) bool {
+	started := false
 	for deadline := time.Now().Add(cleanTimeout); time.Now().Before(deadline); {
-		started := launch.LeaseTTLMs > 0 || hasStarted(dir, launch.ID)
 		state, err := record.ReadState(dir)
-		runs := err == nil && started && record.Alive(state.Pid, state.StartTime)
+		started = err == nil && (launch.LeaseTTLMs > 0 || hasStarted(dir, launch.ID))
+		runs := started && record.Alive(state.Pid, state.StartTime)
 		// A shim whose task has ended, or will not start, is about to go.
 		if runs || !locked(filepath.Join(dir, shimLock)) {
-			return
+			return true
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
+	return started // and ended: its shim is slow to write how, but it alone knows
 }
 
 // awaitUnlocked waits for a shim that is about to go.
@@ -235,6 +242,7 @@ func (s *Supervisor) clean(dir string, launch *record.Launch, group cgroup.Task)
 	if err != nil {
 		return err
 	}
+	failpoint.Here(dir, "plugin-clean")
 	if launch.RuntimeKind == KindOCI {
 		s.deleteOCI(ctx, dir, launch)
 	}

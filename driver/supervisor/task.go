@@ -17,6 +17,10 @@ import (
 // maxAdoptions bounds how often a task gets a new shim.
 const maxAdoptions = 5
 
+// shimTime is what a shim gets to record the end of a task that was killed, longer than it may take for that. One that
+// does not, because it is stopped, is killed: what it had yet to do can be done without it.
+const shimTime = 8 * time.Second
+
 // Task is a sandbox that was started.
 type Task struct {
 	sup    *Supervisor
@@ -56,8 +60,10 @@ func (t *Task) Wait(ctx context.Context) (Exit, error) {
 
 // watch starts the goroutine that ends when the task's end is known. A shim of nil has already gone.
 func (t *Task) watch(shim *shimProcess) {
+	held := holdPipes(t.dir, t.launch)
 	go func() {
 		defer close(t.watched)
+		defer held.close()
 		for range maxAdoptions {
 			if shim != nil {
 				shim.reap()
@@ -72,7 +78,7 @@ func (t *Task) watch(shim *shimProcess) {
 				break
 			}
 		}
-		t.finish(t.witness())
+		t.finish(t.witness(held))
 	}()
 }
 
@@ -110,7 +116,7 @@ func (t *Task) adopt() *shimProcess {
 }
 
 // witness tells how a task ended that has no shim: the pidfd knows, on Linux 6.15 and later.
-func (t *Task) witness() *record.Exit {
+func (t *Task) witness(held pipes) *record.Exit {
 	if !hasStarted(t.dir, t.launch.ID) {
 		// Its program never ran, and nobody is left who could start it.
 		_ = t.init.signal(unix.SIGKILL)
@@ -133,6 +139,7 @@ func (t *Task) witness() *record.Exit {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanTimeout)
 	defer cancel()
 	err = t.group.KillAll(ctx)
+	held.drain()
 	if err == nil {
 		err = record.WriteExit(t.dir, exit)
 	}
@@ -189,10 +196,17 @@ func (t *Task) Stop(ctx context.Context, sig unix.Signal, timeout time.Duration)
 	return t.kill(ctx)
 }
 
-// kill kills the task and waits until its end is recorded.
+// kill kills the task and waits until its end is recorded, by its shim or else without it.
 func (t *Task) kill(ctx context.Context) error {
 	_ = t.init.signal(unix.SIGKILL)
 	t.group.Kill()
+	select {
+	case <-t.done:
+		return nil
+	case <-time.After(shimTime):
+		evict(t.dir)
+	case <-ctx.Done():
+	}
 	timer := time.NewTimer(cleanTimeout)
 	defer timer.Stop()
 	select {

@@ -12,6 +12,9 @@ import (
 // ErrGone says that nothing is left of a task and that its exit code can't be told.
 var ErrGone = errors.New("nothing is left of the task, and how it ended is not known")
 
+// ErrInterrupted says that a start failed because one of its processes was killed: the next may succeed.
+var ErrInterrupted = errors.New("the start was interrupted")
+
 // ErrNotRunning says that a task can't be signalled or entered because it has ended or does not run yet.
 var ErrNotRunning = errors.New("the task is not running")
 
