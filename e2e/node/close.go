@@ -23,7 +23,7 @@ const idRegistry = "/run/pangaea/idranges"
 func (n *Node) Close(ctx context.Context) error {
 	err := n.stopJobs(ctx)
 	// Before Nomad's client goes: nothing of a task's may need it to die.
-	err = errors.Join(err, n.awaitClean(n.allocs...))
+	err = errors.Join(err, n.awaitClean(n.known()...))
 	err = errors.Join(err, n.client.end(true), n.server.end(true))
 	err = errors.Join(err, n.awaitEnded())
 	return errors.Join(err, n.tearDown())
@@ -138,7 +138,7 @@ func (n *Node) tearDown() error {
 	for _, m := range mounts {
 		err = errors.Join(err, unix.Unmount(m, unix.MNT_DETACH))
 	}
-	for _, id := range n.allocs {
+	for _, id := range n.known() {
 		netns := "/run/netns/" + id
 		_ = unix.Unmount(netns, unix.MNT_DETACH)
 		_ = os.Remove(netns)
@@ -154,7 +154,7 @@ func (n *Node) tearDown() error {
 		err = errors.Join(err, n.Registry.Close())
 	}
 	if n.cgroups != nil {
-		err = errors.Join(err, n.cgroups.release(n.allocs))
+		err = errors.Join(err, n.cgroups.release(n.known()))
 	}
 	if err != nil {
 		n.showLogs()

@@ -118,7 +118,8 @@ func (n *Node) describe(allocations []*api.Allocation) string {
 	return text.String()
 }
 
-// Stop purges a job and waits until Nomad's client has forgotten its allocations, files and all.
+// Stop stops a job, waits until Nomad's client has forgotten its allocations, files and all, and purges it. It is not
+// purged at once: Nomad would forget an allocation whose client it has not yet told.
 func (n *Node) Stop(ctx context.Context, job string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -126,7 +127,8 @@ func (n *Node) Stop(ctx context.Context, job string) error {
 	if err != nil {
 		return fmt.Errorf("cannot list the allocations of job %s: %w", job, err)
 	}
-	_, _, err = n.api.Jobs().Deregister(job, true, (&api.WriteOptions{}).WithContext(ctx))
+	write := (&api.WriteOptions{}).WithContext(ctx)
+	_, _, err = n.api.Jobs().Deregister(job, false, write)
 	if err != nil {
 		return fmt.Errorf("cannot stop job %s: %w", job, err)
 	}
@@ -139,6 +141,10 @@ func (n *Node) Stop(ctx context.Context, job string) error {
 		if err != nil {
 			return err
 		}
+	}
+	_, _, err = n.api.Jobs().Deregister(job, true, write)
+	if err != nil {
+		return fmt.Errorf("cannot purge job %s: %w", job, err)
 	}
 	return nil
 }

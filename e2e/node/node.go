@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"syscall"
 
 	"github.com/hashicorp/nomad/api"
@@ -27,7 +28,9 @@ type Node struct {
 	client       *agent
 	id           string
 	cgroups      *cgroupParents
-	allocs       []string // of jobs that were stopped, whose remains Close looks for
+
+	mu     sync.Mutex
+	allocs []string // all that there were, whose remains Close looks for; guarded by mu
 }
 
 // Start brings a node up. When it fails, what it had started is gone again.
@@ -201,3 +204,9 @@ func (n *Node) KillAll() error {
 	err := errors.Join(n.client.end(false), n.server.end(false))
 	return errors.Join(err, n.killRest())
 }
+
+// ClientPID is the client's process.
+func (n *Node) ClientPID() int { return n.client.cmd.Process.Pid }
+
+// ServerPID is the server's process.
+func (n *Node) ServerPID() int { return n.server.cmd.Process.Pid }

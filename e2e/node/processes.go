@@ -58,7 +58,7 @@ func (n *Node) look(pid int) (Process, bool) {
 	p := Process{PID: pid, Args: strings.Split(strings.TrimSuffix(string(args), "\x00"), "\x00"), Cgroups: string(cgroups)}
 	ours := strings.HasPrefix(exe, n.Dir+"/") || strings.Contains(string(args), n.Dir+"/") ||
 		slices.Contains(strings.Split(string(environ), "\x00"), marker+n.Dir) ||
-		slices.ContainsFunc(n.allocs, func(id string) bool { return strings.Contains(p.Cgroups, id) })
+		slices.ContainsFunc(n.known(), func(id string) bool { return strings.Contains(p.Cgroups, id) })
 	return p, ours
 }
 
@@ -109,9 +109,18 @@ func (n *Node) Tasks(alloc string) ([]int, error) {
 
 // know remembers an allocation, so that what it leaves is found.
 func (n *Node) know(alloc string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if alloc != "" && !slices.Contains(n.allocs, alloc) {
 		n.allocs = append(n.allocs, alloc)
 	}
+}
+
+// known lists the allocations that the node has had.
+func (n *Node) known() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.allocs)
 }
 
 // killRest kills until nothing of the node's is left.

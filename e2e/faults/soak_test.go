@@ -1,0 +1,192 @@
+//go:build faults
+
+package faults
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+	"github.com/shoenig/test/must"
+
+	"pangaea/driver/record"
+)
+
+// number reads a number from the environment.
+func number(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	must.NoError(t, err, must.Sprint(name, " must be a number"))
+	return n
+}
+
+// workers is how many tasks the soak has at a time.
+const workers = 6
+
+// soak is many tasks that start, end, are stopped and lose processes at random moments.
+type soak struct {
+	t *testing.T
+	// starts is held for reading by each task that starts. Nomad repeats a start whose plugin dies once, and gives the
+	// job up when it dies again: so the plugin is left alone until all who saw it die have started.
+	starts sync.RWMutex
+	plugin sync.Mutex
+
+	mu    sync.Mutex
+	count map[string]int
+}
+
+// Whatever dies, each task has its own exit code and never two copies, and nothing is left in the end.
+func TestRootSoak(t *testing.T) {
+	cycles, seed := number(t, "FAULTS_CYCLES", 60), number(t, "FAULTS_SEED", int(time.Now().Unix()))
+	t.Logf("%d cycles, FAULTS_SEED=%d", cycles, seed)
+	s := &soak{t: t, count: map[string]int{}}
+	turns := make(chan int)
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for n := range turns {
+				s.cycle(n, rand.New(rand.NewPCG(uint64(seed), uint64(n))))
+			}
+		})
+	}
+	for n := range cycles {
+		turns <- n
+	}
+	close(turns)
+	wg.Wait()
+	t.Logf("did %v", s.count)
+}
+
+// cycle is the life of one task. The dice say what befalls it.
+func (s *soak) cycle(n int, dice *rand.Rand) {
+	w := newTask(s.t, fmt.Sprintf("s%d", n))
+	code := 10 + dice.IntN(90)
+	pause := time.Duration(dice.IntN(250)) * time.Millisecond
+	fates := []struct {
+		name  string
+		start func()
+		then  func()
+		code  int
+	}{
+		{"ends", nil, nil, code},
+		{"is stopped", nil, nil, codeTerm},
+		{"loses its shim", nil, func() { s.kill(w, w.shims()) }, code},
+		{"loses its shim and is stopped", nil, func() { s.kill(w, w.shims()) }, codeTerm},
+		{"is killed", nil, func() { w.write("done", ""); s.kill(w, w.inits()) }, 128 + int(syscall.SIGKILL)},
+		{"loses its shim in its start", func() { s.strikeStart(w, pause, w.shims) }, nil, code},
+		{"loses its runtime in its start", func() { s.strikeStart(w, pause, w.runtimes) }, nil, code},
+		{"loses the plugin in its start", func() { s.killPlugin(pause) }, nil, code},
+		{"loses the plugin", nil, func() { s.killPlugin(0) }, code},
+		{"loses the plugin and is stopped", nil, func() { s.killPlugin(0) }, codeTerm},
+	}
+	fate := fates[dice.IntN(len(fates))]
+	s.mu.Lock()
+	s.count[fate.name]++
+	s.mu.Unlock()
+
+	s.starts.RLock()
+	w.run()
+	var struck sync.WaitGroup
+	if fate.start != nil {
+		struck.Go(fate.start)
+	}
+	w.awaitStarted()
+	s.starts.RUnlock()
+	struck.Wait()
+	w.awaitLife(1)
+	if fate.then != nil {
+		fate.then()
+	}
+	s.endAs(w, fate.code, strings.HasSuffix(fate.name, "stopped"))
+}
+
+// endAs ends the task, and sees that its code is the one that Nomad reports and that nothing is left.
+func (s *soak) endAs(w *task, code int, stop bool) {
+	w.t.Helper()
+	switch {
+	case stop:
+		_, _, err := shared.API().Jobs().Deregister(w.name, false, (&api.WriteOptions{}).WithContext(w.t.Context()))
+		must.NoError(w.t, err)
+	case code != 128+int(syscall.SIGKILL):
+		w.write("exit", fmt.Sprint(code))
+	}
+	w.awaitExit(code)
+	a, _, err := shared.API().Allocations().Info(w.alloc, nil)
+	must.NoError(w.t, err)
+	for _, event := range a.TaskStates[w.name].Events {
+		if event.Type == api.TaskTerminated {
+			must.SliceContains(w.t, []int{code, codeDone}, event.ExitCode, must.Sprint(w.story()))
+		}
+	}
+	w.end()
+}
+
+// strikeStart kills one of the processes that start the task, if there is one by then.
+func (s *soak) strikeStart(w *task, pause time.Duration, find func() []int) {
+	time.Sleep(pause) // a moment like any other
+	pids := find()
+	if len(pids) > 0 {
+		_ = syscall.Kill(pids[0], syscall.SIGKILL)
+	}
+}
+
+func (s *soak) kill(w *task, pids []int) {
+	must.SliceNotEmpty(w.t, pids)
+	signalAll(w, pids, syscall.SIGKILL)
+}
+
+// killPlugin kills the driver's plugin and lets all who start see to it that they do.
+func (s *soak) killPlugin(pause time.Duration) {
+	s.plugin.Lock()
+	defer s.plugin.Unlock()
+	time.Sleep(pause) // a moment like any other
+	pids, err := shared.Plugin("pangaea-driver")
+	must.NoError(s.t, err)
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	s.starts.Lock()
+	s.starts.Unlock() //nolint:staticcheck // nobody is starting now
+}
+
+// inits finds the task's first process.
+func (w *task) inits() []int {
+	w.t.Helper()
+	paths, err := filepath.Glob(filepath.Join(shared.StateDir(), "tasks", w.alloc[:8]+"-*", record.StateFile))
+	must.NoError(w.t, err)
+	var pids []int
+	for _, path := range paths {
+		state, err := record.ReadState(filepath.Dir(path))
+		must.NoError(w.t, err)
+		pids = append(pids, state.Pid)
+	}
+	return pids
+}
+
+// runtimes finds the runtime that is creating the task: a child of its shim that is not its init.
+func (w *task) runtimes() []int {
+	var pids []int
+	for _, shim := range w.shims() {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", shim, shim))
+		for _, field := range strings.Fields(string(text)) {
+			name, _ := os.ReadFile("/proc/" + field + "/comm")
+			pid, err := strconv.Atoi(field)
+			if err == nil && strings.TrimSpace(string(name)) == "pangaea-runtime" {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
