@@ -46,6 +46,7 @@ func configSchema() *hclspec.Spec {
 		"max_uncorrectable_ecc": hclspec.NewAttr("max_uncorrectable_ecc", "number", false),
 		"allow_replicas":        hclspec.NewAttr("allow_replicas", "number", false),
 		"group_by":              hclspec.NewAttr("group_by", "string", false),
+		"control_dir":           hclspec.NewAttr("control_dir", "string", false),
 		"metrics_address":       hclspec.NewAttr("metrics_address", "string", false),
 		"owner": hclspec.NewBlock("owner", false, hclspec.NewObject(map[string]*hclspec.Spec{
 			"hours":            hclspec.NewAttr("hours", "list(string)", false),

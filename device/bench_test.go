@@ -21,7 +21,7 @@ func benchRig(b *testing.B) *monitor {
 		b.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	m := newMonitor(Config{Enabled: true, LibraryPath: library}.understand(), hclog.NewNullLogger(), func(string) {})
+	m := newMonitor(Config{Enabled: true, LibraryPath: library, ControlDir: b.TempDir()}.understand(), hclog.NewNullLogger(), func(string) {})
 	m.session.worker = startWorker(ctx)
 	b.Cleanup(func() {
 		m.stopWatchers()

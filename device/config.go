@@ -5,6 +5,7 @@ import (
 	"net"
 	"time"
 
+	"pangaea/device/control"
 	"pangaea/device/evict"
 	"pangaea/device/health"
 	"pangaea/device/owner"
@@ -23,6 +24,7 @@ type Config struct {
 	GroupBy             string   `codec:"group_by"`              // "numa" or "nvlink": a task's GPUs all lie in one
 	AllowReplicas       int      `codec:"allow_replicas"`        // 0: how many tasks may share each GPU, taking turns
 	MetricsAddress      string   `codec:"metrics_address"`       // none: where Prometheus may ask, such as 127.0.0.1:9400
+	ControlDir          string   `codec:"control_dir"`           // /var/lib/pangaea/device: where "pangaea gpu" leaves word, see package control
 	Owner               *Owner   `codec:"owner"`
 }
 
@@ -48,6 +50,7 @@ type settings struct {
 	groupBy     string
 	replicas    int
 	metrics     string
+	control     control.Dir
 	evict       bool
 	nomad       evict.Nomad
 	limits      health.Limits
@@ -69,6 +72,10 @@ const (
 // where the default would give away what the owner meant to keep.
 func (c Config) understand() settings {
 	s := settings{enabled: c.Enabled, libraryPath: c.LibraryPath, ignored: make(map[string]bool), groupBy: c.GroupBy, replicas: c.AllowReplicas, metrics: c.MetricsAddress}
+	s.control = control.Dir(c.ControlDir)
+	if c.ControlDir == "" {
+		s.control = control.Default
+	}
 	for _, id := range c.IgnoredGPUIDs {
 		s.ignored[id] = true
 	}

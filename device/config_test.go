@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/nomad/helper/pluginutils/hclutils"
 	"github.com/shoenig/test/must"
 
+	"pangaea/device/control"
 	"pangaea/device/health"
 	"pangaea/e2e/nvmlsim"
 )
@@ -16,7 +17,7 @@ import (
 // default and a warning, or closes the offer.
 func TestConfig(t *testing.T) {
 	defaults := settings{
-		enabled: true, ignored: map[string]bool{}, period: 2 * time.Second, hangAfter: 10 * time.Second,
+		enabled: true, control: control.Default, ignored: map[string]bool{}, period: 2 * time.Second, hangAfter: 10 * time.Second,
 		limits: health.Limits{RecoverAfter: 3, StrainAfter: time.Minute},
 	}
 	cases := []struct {
@@ -36,7 +37,9 @@ func TestConfig(t *testing.T) {
 			recover_after = 9
 			strain_after = "2m"
 			max_uncorrectable_ecc = 4
+			control_dir = "/run/c"
 			group_by = "numa"`, func(s *settings) {
+			s.control = "/run/c"
 			s.enabled, s.libraryPath, s.hangAfter, s.groupBy = false, "/x.so", 3*time.Second, "numa"
 			s.limits = health.Limits{RecoverAfter: 9, StrainAfter: 2 * time.Minute, MaxUncorrectable: 4}
 		}, 0},
@@ -87,7 +90,7 @@ func TestConfig(t *testing.T) {
 func comparable(s settings) map[string]any {
 	return map[string]any{
 		"enabled": s.enabled, "path": s.libraryPath, "ignored": s.ignored, "period": s.period, "hang": s.hangAfter,
-		"group": s.groupBy, "replicas": s.replicas, "metrics": s.metrics, "limits": s.limits, "idle": s.owner.IdleAfter, "names": s.owner.Names, "ignore": s.owner.Ignore, "closed": s.closed, "evict": s.evict, "reclaim": s.owner.ReclaimFile, "nomad": s.nomad,
+		"group": s.groupBy, "replicas": s.replicas, "metrics": s.metrics, "limits": s.limits, "idle": s.owner.IdleAfter, "names": s.owner.Names, "ignore": s.owner.Ignore, "closed": s.closed, "evict": s.evict, "reclaim": s.owner.ReclaimFile, "control": s.control, "nomad": s.nomad,
 	}
 }
 

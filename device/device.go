@@ -65,9 +65,8 @@ func (p *Plugin) watching() *monitor {
 	if p.monitor == nil {
 		p.monitor = newMonitor(p.settings, p.log, p.restart)
 		go p.monitor.run(p.ctx)
-		if p.settings.evict {
-			go p.monitor.evict(p.ctx, p.settings.nomad)
-		}
+		go p.monitor.evict(p.ctx, p.settings.nomad)
+		go p.monitor.report(p.ctx)
 		if p.settings.metrics != "" {
 			go p.monitor.serveMetrics(p.ctx, p.settings.metrics)
 		}

@@ -9,6 +9,9 @@
 // restarted. Whatever goes wrong is a GPU's state with a reason. A GPU once seen stays listed, under the same name, for
 // as long as the plugin lives: Nomad would double-book a busy GPU whose group is renamed.
 //
+// The machine's owner speaks to the plugin through package control: "pangaea gpu" writes reclaims there, and the plugin a
+// status of every GPU that needs no Nomad to read.
+//
 // Reserve returns environment variables and nothing else. Nomad loses devices and mounts when a task restarts after its
 // agent did, and lets a plugin's mounts wipe the task's volumes; variables survive and reach the driver where a task cannot forge them.
 //

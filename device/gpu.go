@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"pangaea/device/control"
 	"pangaea/device/health"
 	"pangaea/device/nvml"
 	"pangaea/device/owner"
@@ -27,15 +28,16 @@ type gpu struct {
 	device    nvml.Device
 	live      bool
 
-	alloc, task string
-	lastXid     uint64
+	users   []owner.User
+	lastXid uint64
 
 	judge   health.Judge
 	claim   owner.Claim
-	claimed string // why its owner wants it now, "" when he does not
+	claimed string           // why its owner wants it now, "" when he does not
+	reclaim *control.Reclaim // his explicit word
 
-	evictedAt time.Time
-	verdict   health.Verdict
+	eviction *eviction // the last one asked for
+	verdict  health.Verdict
 }
 
 // meet takes in what a look found out, except for its health.
@@ -63,27 +65,40 @@ func (g *gpu) meet(p probe, now time.Time, sys string) {
 // judgeProbe decides whether the GPU is offered: sickness first, then its owner's wishes.
 func (g *gpu) judgeProbe(p probe, s settings, host owner.Host, now time.Time) {
 	v := g.judge.Examine(p.vitals, now)
-	g.alloc, g.task = host.Task(p.vitals.Processes)
-	g.claimed = g.claim.Reason(s.owner, host, g.uuid, p.vitals.Processes, now)
+	g.users = host.Users(p.vitals.Processes)
+	g.claimed = g.claim.Reason(s.owner, g.uuid, g.users, now)
 	switch {
 	case !v.Healthy:
 	case g.name == "" || g.name == unknownModel:
 		v = health.Verdict{Reason: "the driver does not tell the GPU's name"}
 	case s.closed != "":
 		v = health.Verdict{Reason: s.closed}
-	case g.claimed != "":
-		v = health.Verdict{Reason: g.claimed}
+	case g.wanted() != "":
+		v = health.Verdict{Reason: g.wanted()}
 	}
 	g.verdict = v
 }
 
-func (g *gpu) broken(reason string) { g.verdict = g.judge.Broken(reason) }
+// wanted is why its owner wants the GPU for himself, "" when he does not.
+func (g *gpu) wanted() string {
+	if g.reclaim != nil {
+		return g.reclaim.Reason()
+	}
+	return g.claimed
+}
+
+// broken is a card that can't be looked at; who uses it is not known then.
+func (g *gpu) broken(reason string) {
+	g.verdict = g.judge.Broken(reason)
+	g.users, g.claimed = nil, ""
+}
 
 // units are what Nomad may hand out of this card: itself, or its instances in MIG mode.
 func (g *gpu) units(w *worker) []unit {
+	alloc, task := owner.Task(g.users)
 	base := unit{
 		id: g.uuid, name: g.name, busID: g.busID, healthy: g.verdict.Healthy, reason: g.verdict.Reason,
-		traits: g.traits, numa: g.numa, alloc: g.alloc, task: g.task, lastXid: g.lastXid, worker: w, device: g.device, live: g.live,
+		traits: g.traits, numa: g.numa, alloc: alloc, task: task, lastXid: g.lastXid, worker: w, device: g.device, live: g.live,
 	}
 	if base.name == "" {
 		base.name = unknownModel

@@ -12,6 +12,7 @@ import (
 	"github.com/shoenig/test/must"
 	"go.uber.org/goleak"
 
+	"pangaea/device/control"
 	"pangaea/device/health"
 	"pangaea/e2e/nvmlsim"
 )
@@ -57,6 +58,7 @@ func newRig(t *testing.T, s nvmlsim.State, change ...func(*settings)) *rig {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	set := Config{Enabled: true, LibraryPath: library}.understand()
+	set.control = control.Dir(t.TempDir())
 	set.limits = health.Limits{RecoverAfter: 1}
 	for _, c := range change {
 		c(&set)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"pangaea/device/control"
 	"pangaea/device/health"
 	"pangaea/device/nvml"
 	"pangaea/device/owner"
@@ -38,6 +39,8 @@ type monitor struct {
 	evictions chan eviction
 	strays    []unit // indexes whose UUID was never known
 	machine   nvml.Machine
+	reclaims  map[string]control.Reclaim
+	problem   string // why no GPU can be asked
 
 	published atomic.Pointer[snapshot]
 }
@@ -72,6 +75,7 @@ func (m *monitor) run(ctx context.Context) {
 // round looks once at everything and publishes what it found.
 func (m *monitor) round(ctx context.Context, now time.Time) {
 	m.drainXids()
+	m.heed()
 	machine, ok, fresh, reason := m.session.machine(m.settings.hangAfter, now)
 	if fresh {
 		m.renew()
@@ -83,6 +87,10 @@ func (m *monitor) round(ctx context.Context, now time.Time) {
 		m.machine = machine
 		m.lookAtAll(ctx, machine.Count, now)
 	} // else the library is slow: nothing is known that was not before
+	m.problem = reason
+	for _, g := range m.gpus {
+		m.reclaim(g, now)
+	}
 	m.publish()
 }
 
@@ -153,11 +161,11 @@ func (m *monitor) found(ctx context.Context, p probe, now time.Time) {
 	}
 	was := g.verdict
 	g.meet(p, now, m.sys)
+	g.reclaim = m.reclaimOf(g.uuid)
 	g.judgeProbe(p, m.settings, m.host, now)
 	if known && was != g.verdict {
 		m.log.Info("GPU health changed", "gpu", g.uuid, "healthy", g.verdict.Healthy, "reason", g.verdict.Reason)
 	}
-	m.reclaim(g, now)
 	m.watch(ctx, g)
 }
 
@@ -218,8 +226,11 @@ func (m *monitor) missing(seen map[string]bool) {
 // publish makes what is known now the snapshot that others see.
 func (m *monitor) publish() {
 	last := m.published.Load()
-	next := &snapshot{round: last.round + 1, epoch: m.session.current, machine: m.machine, changed: make(chan struct{})}
+	next := &snapshot{round: last.round + 1, epoch: m.session.current, machine: m.machine, problem: m.problem, changed: make(chan struct{})}
 	for _, g := range m.gpus {
+		if !m.settings.ignored[g.uuid] {
+			next.gpus = append(next.gpus, g.entry(m.settings))
+		}
 		var w *worker
 		if g.index >= 0 && g.index < len(m.slots) {
 			w = m.slots[g.index].worker
@@ -231,6 +242,7 @@ func (m *monitor) publish() {
 		}
 	}
 	next.units = append(replicate(next.units, m.settings.replicas), m.strays...)
+	slices.SortFunc(next.gpus, func(a, b control.GPU) int { return strings.Compare(a.UUID, b.UUID) })
 	slices.SortFunc(next.units, func(a, b unit) int { return strings.Compare(a.id, b.id) })
 	m.published.Store(next)
 	close(last.changed)

@@ -37,6 +37,9 @@ func dispense(t *testing.T, config Config) (device.DevicePlugin, *plugin.Client)
 	raw, err := rpc.Dispense(base.PluginTypeDevice)
 	must.NoError(t, err)
 	p := raw.(device.DevicePlugin)
+	if config.ControlDir == "" {
+		config.ControlDir = t.TempDir()
+	}
 	var packed []byte
 	must.NoError(t, base.MsgPackEncode(&packed, &config))
 	must.NoError(t, p.SetConfig(&base.Config{PluginConfig: packed}))

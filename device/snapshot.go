@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"pangaea/device/control"
 	"pangaea/device/nvml"
 )
 
@@ -12,7 +13,9 @@ type snapshot struct {
 	round   uint64
 	epoch   uint64 // of the session that the units' handles belong to
 	machine nvml.Machine
+	problem string // why no GPU can be asked
 	units   []unit
+	gpus    []control.GPU
 	changed chan struct{} // closed when there is a newer one
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/shoenig/test/must"
 
+	"pangaea/device/control"
 	"pangaea/e2e/nvmlsim"
 )
 
@@ -66,6 +67,7 @@ func TestStatsStreamOutlastsTheDriver(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	p := New(ctx, hclog.NewNullLogger())
 	p.settings.libraryPath = t.TempDir() + "/none.so"
+	p.settings.control = control.Dir(t.TempDir())
 	out, err := p.Stats(ctx, 10*time.Millisecond)
 	must.NoError(t, err)
 	for range 3 {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,6 +64,15 @@ func stat(comm string, flags int) string {
 	return fmt.Sprintf("42 (%s) S 1 42 42 0 -1 %d 0 0\n", comm, flags)
 }
 
+// foreign is the owner's processes as words.
+func foreign(h Host, processes []nvml.Process, names []string) string {
+	var words []string
+	for _, u := range Owners(h.Users(processes), names) {
+		words = append(words, fmt.Sprintf("%s (%d)", u.Name, u.PID))
+	}
+	return strings.Join(words, ", ")
+}
+
 // A task's process that is ending has left its cgroup on v1 and has no environment any more; a GPU's memory takes
 // seconds to free. It must not pass for the owner's, who would get the GPU and have the task's node evicted.
 func TestForeignIsNotWhatEnds(t *testing.T) {
@@ -77,7 +87,7 @@ func TestForeignIsNotWhatEnds(t *testing.T) {
 			proc := t.TempDir()
 			process(t, proc, 42, "python", "12:devices:/\n", "")
 			must.NoError(t, os.WriteFile(filepath.Join(proc, "42", "stat"), []byte(c.stat), 0o644))
-			must.Eq(t, c.want, Host{Proc: proc}.Foreign([]nvml.Process{{PID: 42}}, nil))
+			must.Eq(t, c.want, foreign(Host{Proc: proc}, []nvml.Process{{PID: 42}}, nil))
 		})
 	}
 }
@@ -95,6 +105,8 @@ func TestForeign(t *testing.T) {
 		{"a task, v1", "python", "12:devices:/nomad/1a2b.train\n1:name=systemd:/system.slice\n", "", nil, ""},
 		{"a task in docker's cgroup", "python", "0::/docker/abc\n", "A=1\x00NOMAD_ALLOC_ID=1a2b\x00", nil, ""},
 		{"a path that only looks so", "python", "0::/user.slice/nomadic\n", "XNOMAD_ALLOC_ID=1\x00", nil, "python (42)"},
+		{"a user's own cgroup with Nomad's name", "python", "0::/user.slice/user-1000.slice/user@1000.service/nomad/x\n", "", nil, "python (42)"},
+		{"a name for the terminal", "\x1b[2Jgame", "0::/user.slice", "", nil, "?[2Jgame (42)"},
 		{"named", "blender", "0::/user.slice", "", []string{"blender"}, "blender (42)"},
 		{"not named", "firefox", "0::/user.slice", "", []string{"blender"}, ""},
 	}
@@ -102,7 +114,7 @@ func TestForeign(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			proc := t.TempDir()
 			process(t, proc, 42, c.comm, c.cgroup, c.environ)
-			must.Eq(t, c.want, Host{Proc: proc}.Foreign([]nvml.Process{{PID: 41}, {PID: 42}}, c.names))
+			must.Eq(t, c.want, foreign(Host{Proc: proc}, []nvml.Process{{PID: 41}, {PID: 42}, {PID: 42, Graphics: true}}, c.names))
 		})
 	}
 }
@@ -125,10 +137,10 @@ func TestClaimEndsAfterIdleTime(t *testing.T) {
 	}
 	var c Claim
 	for _, s := range steps {
-		must.Eq(t, s.want, c.Reason(r, h, "GPU-a", s.processes, time.Unix(1e9+s.at, 0)), must.Sprintf("at %d s", s.at))
+		must.Eq(t, s.want, c.Reason(r, "GPU-a", h.Users(s.processes), time.Unix(1e9+s.at, 0)), must.Sprintf("at %d s", s.at))
 	}
 	r.Ignore = true
-	must.Eq(t, "", c.Reason(r, h, "GPU-a", busy, time.Unix(2e9, 0)))
+	must.Eq(t, "", c.Reason(r, "GPU-a", h.Users(busy), time.Unix(2e9, 0)))
 }
 
 // A GPU's use is booked on the task that the kernel says, not on what a process says of itself.
@@ -138,13 +150,15 @@ func TestTask(t *testing.T) {
 		{"4:devices:/nomad/" + alloc + ".train\n", "", alloc, "train"},
 		{"0::/nomad.slice/share.slice/" + alloc + ".train.v2.scope/inner\n", "", alloc, "train.v2"},
 		{"0::/user.slice/" + alloc + ".train.scope\n", "", "", ""},
+		{"0::/user.slice/user-1000.slice/user@1000.service/nomad.slice/" + alloc + ".train.scope\n", "", "", ""},
+		{"0::/nomad.slice/share.slice/" + alloc + ".train.scope/c1a1c3d4-0000-1111-2222-333344445555.other.scope\n", "", alloc, "train"},
 		{"0::/docker/x\n", "NOMAD_ALLOC_ID=" + alloc + "\x00", "", ""},
 		{"0::/nomad.slice/share.slice\n", "", "", ""},
 	}
 	for _, c := range cases {
 		proc := t.TempDir()
 		process(t, proc, 7, "python", c.cgroup, c.environ)
-		a, task := Host{Proc: proc}.Task([]nvml.Process{{PID: 6}, {PID: 7}})
+		a, task := Task(Host{Proc: proc}.Users([]nvml.Process{{PID: 6}, {PID: 7}}))
 		must.Eq(t, [2]string{c.alloc, c.task}, [2]string{a, task})
 	}
 }

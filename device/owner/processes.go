@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"pangaea/device/nvml"
 )
@@ -24,43 +25,72 @@ func desktop() []string {
 	}
 }
 
-// Foreign is the first process that is the owner's own, as "name (pid)", "" when there is none. With names given, only
-// processes of these names count.
-func (h Host) Foreign(processes []nvml.Process, names []string) string {
+// User is one process that has a GPU open.
+type User struct {
+	PID         int
+	Name        string
+	Alloc, Task string // by its cgroup alone, which no task can choose; "" for drivers that use cgroups of their own
+	OfNomad     bool
+	Ends        bool // it has gone or is on its way: whose it was can no longer be told
+}
+
+// Users looks processes up, each once, though it may compute and draw. Those that have gone, live in another PID
+// namespace, or are this plugin are left out.
+func (h Host) Users(processes []nvml.Process) []User {
+	var all []User
 	for _, p := range processes {
-		name, ok := h.name(p.PID)
-		// Whether it ends is asked last: only of one that does not was the answer before right.
-		if !ok || p.PID == os.Getpid() || h.ofTask(p.PID) || h.ends(p.PID) {
+		if p.PID == os.Getpid() || slices.ContainsFunc(all, func(u User) bool { return u.PID == p.PID }) {
 			continue
 		}
-		counts := !slices.Contains(desktop(), name)
-		if len(names) > 0 {
-			counts = slices.Contains(names, name)
+		name, ok := h.name(p.PID)
+		if !ok {
+			continue
 		}
-		if counts {
-			return name + " (" + strconv.Itoa(p.PID) + ")"
+		u := User{PID: p.PID, Name: name}
+		u.Alloc, u.Task, u.OfNomad = h.ofTask(p.PID)
+		// Asked last: only of a process that does not end was the answer before right.
+		u.Ends = h.ends(p.PID)
+		all = append(all, u)
+	}
+	return all
+}
+
+// Owners are the processes that are the owner's own. With names given, only processes of these names count.
+func Owners(users []User, names []string) []User {
+	var all []User
+	for _, u := range users {
+		counts := !slices.Contains(desktop(), u.Name)
+		if len(names) > 0 {
+			counts = slices.Contains(names, u.Name)
+		}
+		if counts && !u.OfNomad && !u.Ends {
+			all = append(all, u)
 		}
 	}
-	return ""
+	return all
 }
 
-// name is the process's command name; ok is false when it is gone or lives in another PID namespace.
-func (h Host) name(pid int) (name string, ok bool) {
-	comm, err := os.ReadFile(h.file(pid, "comm"))
-	return string(bytes.TrimSpace(comm)), err == nil
-}
-
-// Task is the allocation and task that the first of the processes belongs to, by its cgroup alone.
-func (h Host) Task(processes []nvml.Process) (alloc, task string) {
-	for _, p := range processes {
-		for _, path := range h.cgroups(p.PID) {
-			alloc, task = taskOf(path)
-			if alloc != "" {
-				return alloc, task
-			}
+// Task is the allocation and task that the first of the processes belongs to.
+func Task(users []User) (alloc, task string) {
+	for _, u := range users {
+		if u.Alloc != "" {
+			return u.Alloc, u.Task
 		}
 	}
 	return "", ""
+}
+
+// name is the process's command name; ok is false when it is gone or lives in another PID namespace. Any user chooses
+// the name of his processes, and it ends up on terminals.
+func (h Host) name(pid int) (name string, ok bool) {
+	comm, err := os.ReadFile(h.file(pid, "comm"))
+	printable := strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, string(bytes.TrimSpace(comm)))
+	return printable, err == nil
 }
 
 // taskOf reads Nomad's <allocation>.<task>, or on cgroup v2 <allocation>.<task>.scope, out of a path.
@@ -78,8 +108,9 @@ func taskOf(path string) (alloc, task string) {
 	return "", ""
 }
 
+// nomads tells whether Nomad made a cgroup. Below user.slice users make cgroups of whatever name they like.
 func nomads(path string) bool {
-	return strings.Contains(path+"/", "/nomad/") || strings.Contains(path, "/nomad.slice/")
+	return (strings.Contains(path+"/", "/nomad/") || strings.Contains(path, "/nomad.slice/")) && !strings.HasPrefix(path, "/user.slice/")
 }
 
 // cgroups are the paths that a process has in the hierarchies.
@@ -97,16 +128,23 @@ func (h Host) cgroups(pid int) []string {
 	return paths
 }
 
-// ofTask tells whether Nomad started the process.
-func (h Host) ofTask(pid int) bool {
-	if slices.ContainsFunc(h.cgroups(pid), nomads) {
-		return true
+// ofTask tells whether Nomad started the process, and for which task as far as its cgroup says.
+func (h Host) ofTask(pid int) (alloc, task string, ok bool) {
+	for _, path := range h.cgroups(pid) {
+		ok = ok || nomads(path)
+		alloc, task = taskOf(path)
+		if alloc != "" {
+			return alloc, task, true
+		}
+	}
+	if ok {
+		return "", "", true
 	}
 	environ, err := os.ReadFile(h.file(pid, "environ"))
 	if err != nil {
-		return false
+		return "", "", false
 	}
-	return slices.ContainsFunc(bytes.Split(environ, []byte{0}), func(v []byte) bool { return bytes.HasPrefix(v, []byte("NOMAD_ALLOC_ID=")) })
+	return "", "", slices.ContainsFunc(bytes.Split(environ, []byte{0}), func(v []byte) bool { return bytes.HasPrefix(v, []byte("NOMAD_ALLOC_ID=")) })
 }
 
 // ends tells whether a process has gone or is on its way. Then it has no environment any more, and on cgroup v1 it is

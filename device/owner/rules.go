@@ -2,11 +2,10 @@ package owner
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"time"
-
-	"pangaea/device/nvml"
 )
 
 // Rules are the owner's wishes for all his GPUs.
@@ -27,15 +26,15 @@ type Claim struct {
 }
 
 // Reason says why the GPU is not offered now, "" when it is.
-func (c *Claim) Reason(r Rules, h Host, uuid string, processes []nvml.Process, now time.Time) string {
+func (c *Claim) Reason(r Rules, uuid string, users []User, now time.Time) string {
 	if r.reclaimed(uuid) {
 		return "reclaimed by its owner"
 	}
 	if !r.Ignore {
-		process := h.Foreign(processes, r.Names)
-		if process != "" {
-			c.lastUse, c.last = now, process
-			return "in use by its owner: " + process
+		owners := Owners(users, r.Names)
+		if len(owners) > 0 {
+			c.lastUse, c.last = now, fmt.Sprintf("%s (%d)", owners[0].Name, owners[0].PID)
+			return "in use by its owner: " + c.last
 		}
 		if c.last != "" && now.Sub(c.lastUse) < r.IdleAfter {
 			return "was in use by its owner: " + c.last

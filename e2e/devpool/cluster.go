@@ -98,6 +98,7 @@ plugin "pangaea-driver" {
 plugin "pangaea-device" {
   config {
     library_path = %[6]q
+    control_dir  = %[7]q
   }
 }
 `
