@@ -92,7 +92,7 @@ func bandwidth(t nvml.Traits) nvml.Reading[int] {
 func envKey(id string) string {
 	key := []byte("PANGAEA_GPU_" + id)
 	for i, c := range key {
-		if c == '-' || c == ':' {
+		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
 			key[i] = '_'
 		}
 	}

@@ -3,6 +3,7 @@ package device
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -59,7 +60,20 @@ func (g *gpu) meet(p probe, now time.Time, sys string) {
 			g.numa = p.traits.NumaNode
 		}
 	}
-	g.mig, g.instances = p.mig, p.instances
+	if p.migKnown {
+		g.mig, g.instances = p.mig, p.instances
+		return
+	}
+	// Those that were there before stay listed: Nomad takes what is not for gone, and its tasks' devices with it.
+	g.mig = g.mig || p.mig
+	for _, old := range g.instances {
+		i := slices.IndexFunc(p.instances, func(i instance) bool { return i.id.UUID == old.id.UUID })
+		if i < 0 {
+			old.broken = "the driver does not tell this MIG instance from others"
+			p.instances = append(p.instances, old)
+		}
+	}
+	g.instances = p.instances
 }
 
 // judgeProbe decides whether the GPU is offered: sickness first, then its owner's wishes.
@@ -112,6 +126,9 @@ func (g *gpu) units(w *worker) []unit {
 		u.id, u.name, u.device, u.profile = i.id.UUID, modelName(i.id.Name.Value), i.device, i.profile()
 		u.traits.Memory, u.traits.MemoryReserved = i.traits.Memory, i.traits.MemoryReserved
 		u.traits.BAR1, u.traits.Cores = nvml.Reading[uint64]{}, nvml.Reading[int]{}
+		if i.broken != "" && u.healthy {
+			u.healthy, u.reason, u.live = false, i.broken, false
+		}
 		all = append(all, u)
 	}
 	return all

@@ -21,6 +21,8 @@ const (
 	traitsEvery = 10 * time.Second
 	// patience is how long a round waits for a GPU that is slow, before the others are published without it.
 	patience = time.Second
+	// reopenEvery is how often the library is opened anew because no GPU answers: its handles may be of another driver.
+	reopenEvery = 30 * time.Second
 )
 
 // monitor looks at all GPUs, round after round, and publishes snapshots. run owns all fields but the published snapshot.
@@ -41,6 +43,7 @@ type monitor struct {
 	machine   nvml.Machine
 	reclaims  map[string]control.Reclaim
 	problem   string // why no GPU can be asked
+	reopened  time.Time
 
 	published atomic.Pointer[snapshot]
 }
@@ -94,12 +97,15 @@ func (m *monitor) round(ctx context.Context, now time.Time) {
 	m.publish()
 }
 
-// renew forgets what was bound to the driver as it was.
+// renew forgets what was bound to the library as it was opened, and to the driver if that was loaded anew.
 func (m *monitor) renew() {
 	for _, g := range m.gpus {
-		g.judge.Renewed()
+		if m.session.gone {
+			g.judge.Renewed()
+		}
 		g.live, g.traitsAt = false, time.Time{}
 	}
+	m.session.gone = false
 	m.stopWatchers()
 }
 
@@ -123,7 +129,7 @@ func (m *monitor) lookAtAll(ctx context.Context, count int, now time.Time) {
 	}
 	deadline, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	seen := make(map[string]bool)
+	seen, found := make(map[string]bool), make(map[string]bool)
 	m.strays = nil
 	var failed []probe
 	for i, s := range m.slots[:count] {
@@ -133,13 +139,19 @@ func (m *monitor) lookAtAll(ctx context.Context, count int, now time.Time) {
 			m.late(i, s, now, seen)
 		case p.err != nil:
 			failed = append(failed, p)
+		case found[p.id.UUID]:
+			m.gpus[p.id.UUID].broken("the driver gives two GPUs the UUID " + p.id.UUID + ": which is which cannot be told")
 		default:
-			seen[p.id.UUID] = true
+			seen[p.id.UUID], found[p.id.UUID] = true, true
 			m.found(ctx, p, now)
 		}
 	}
 	m.unnamed(failed, seen)
 	m.missing(seen)
+	if len(found) == 0 && len(failed) > 0 && now.Sub(m.reopened) >= reopenEvery {
+		m.reopened, m.session.broken = now, true
+		m.stopWatchers()
+	}
 }
 
 func (m *monitor) wantsTraits(index int, now time.Time) bool {

@@ -2,7 +2,6 @@ package device
 
 import (
 	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -10,60 +9,6 @@ import (
 
 	"pangaea/e2e/nvmlsim"
 )
-
-// calls are those that a round makes for a GPU, whether its product supports them or not.
-func calls() []string {
-	return strings.Fields(`nvmlDeviceGetHandleByIndex_v2 nvmlDeviceGetUUID nvmlDeviceGetName nvmlDeviceGetMinorNumber
-		nvmlDeviceGetPciInfo_v3 nvmlDeviceGetTemperature nvmlDeviceGetTemperatureThreshold nvmlDeviceGetCurrentClocksThrottleReasons
-		nvmlDeviceGetTotalEccErrors nvmlDeviceGetRemappedRows nvmlDeviceGetRetiredPagesPendingStatus nvmlDeviceGetFieldValues
-		nvmlDeviceGetComputeRunningProcesses_v3 nvmlDeviceGetGraphicsRunningProcesses_v3 nvmlDeviceGetMemoryInfo_v2
-		nvmlDeviceGetBAR1MemoryInfo nvmlDeviceGetMemoryBusWidth nvmlDeviceGetNumaNodeId nvmlDeviceGetCudaComputeCapability
-		nvmlDeviceGetArchitecture nvmlDeviceGetEnforcedPowerLimit nvmlDeviceGetMaxClockInfo nvmlDeviceGetMaxPcieLinkGeneration
-		nvmlDeviceGetMaxPcieLinkWidth nvmlDeviceGetNumGpuCores nvmlDeviceGetEccMode nvmlDeviceGetMigMode nvmlDeviceGetPersistenceMode
-		nvmlDeviceGetDisplayMode nvmlDeviceGetNvLinkState nvmlDeviceGetGpuFabricInfo nvmlDeviceRegisterEvents *`)
-}
-
-// codes are all of NVML's errors. harmless ones say that a question has no answer, and nothing about the GPU.
-func codes() (all []int, harmless map[int]bool) {
-	for code := 1; code <= 30; code++ {
-		all = append(all, code)
-	}
-	harmless = map[int]bool{2: true, 3: true, 4: true, 5: true, 6: true, 7: true, 13: true, 21: true, 22: true, 24: true, 25: true, 26: true, 30: true}
-	return append(all, 999), harmless
-}
-
-// Whatever call fails in whatever way on one of eight GPUs: the seven others stay healthy in every round, the sick one is
-// named in the round in which it is sick, nothing panics, and it is back in the round after.
-func TestEveryErrorOnEveryCall(t *testing.T) {
-	r := newRig(t, nvmlsim.Host("matrix", nvmlsim.H100SXM(), 8))
-	must.Eq(t, allWell(r.state), r.round().health())
-	all, harmless := codes()
-	for _, call := range calls() {
-		// A GPU that cannot be told from others is sick whatever the reason; one that does not send events is not.
-		mandatory := call == "nvmlDeviceGetHandleByIndex_v2" || call == "nvmlDeviceGetUUID" || call == "*"
-		for _, code := range all {
-			if code == 7 && (strings.Contains(call, "Processes") || call == "*") {
-				continue // go-nvml asks with ever more room for as long as a library says that it needs more
-			}
-			for _, g := range r.state.GPUs {
-				g.Faults = []nvmlsim.Fault{{Call: call, Code: code}}
-				r.write()
-				got := r.round().health()
-				must.Eq(t, 8, len(got))
-				reason := got[g.UUID]
-				sick := mandatory || !harmless[code] && call != "nvmlDeviceRegisterEvents"
-				must.Eq(t, sick, reason != "", must.Sprintf("%s answers %d: %q", call, code, reason))
-				delete(got, g.UUID)
-				for id, other := range got {
-					must.Eq(t, "", other, must.Sprintf("%s answers %d on %s, but %s is sick", call, code, g.UUID, id))
-				}
-				g.Faults = nil
-			}
-		}
-	}
-	r.write()
-	must.Eq(t, allWell(r.state), r.round().health())
-}
 
 // One of eight falls off the bus and comes back: as a call that fails, and as a list that gets shorter.
 func TestOneOfEightFallsOffTheBus(t *testing.T) {

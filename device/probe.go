@@ -16,6 +16,7 @@ type probe struct {
 	traitsNew bool
 	vitals    nvml.Vitals
 	mig       bool
+	migKnown  bool // else mig and instances may not be all there is
 	instances []instance
 }
 
@@ -24,6 +25,7 @@ type instance struct {
 	id     nvml.Identity
 	device nvml.Device
 	traits nvml.Traits
+	broken string // why it could not be looked at now, though it was there before
 }
 
 // look makes all calls of one round for one GPU. It runs in the GPU's worker.
@@ -48,12 +50,14 @@ func look(lib *nvml.Library, index int, trace *nvml.Trace, withTraits bool) prob
 	var found []nvml.Device
 	found, p.mig, failures = p.device.Instances()
 	p.vitals.Failures = append(p.vitals.Failures, failures...)
+	p.migKnown = len(failures) == 0
 	for _, d := range found {
 		i := instance{device: d}
 		var err error
 		i.id, _, err = d.Identity()
 		if err != nil {
-			continue // being made or destroyed just now
+			p.migKnown = false // it may be one that is known, or one that is being made just now
+			continue
 		}
 		i.traits, _ = d.Traits()
 		p.instances = append(p.instances, i)

@@ -23,12 +23,14 @@ type session struct {
 
 	// The worker's own.
 	opens int
+	last  nvml.Machine // the last good answer
 
 	// The monitor's own.
 	reply   chan sessionReply
 	asked   bool
 	current uint64 // the epoch of the last good answer
-	broken  bool   // the last answer was none: close the library before asking again
+	broken  bool   // close the library before asking again
+	gone    bool   // there was no driver, or another one, since the last good answer
 	said    string
 }
 
@@ -72,6 +74,12 @@ func (s *session) ask(closeFirst bool) sessionReply {
 		s.turn()
 	}
 	r.machine, r.err = s.lib.Machine(&s.worker.trace)
+	if r.err == nil {
+		s.last = r.machine
+	} else if s.last.Count > 0 && !driverGone(r.err) {
+		// The driver is there: its GPUs can answer for themselves.
+		r.machine, r.err = s.last, nil
+	}
 	s.calls.RLock()
 	defer s.calls.RUnlock()
 	r.epoch = s.epoch
@@ -97,6 +105,19 @@ func (s *session) shut() {
 	}
 }
 
+// driverGone tells whether an error means that there is no driver, or not the one that the library was opened with.
+func driverGone(err error) bool {
+	var failure nvml.Failure
+	if !errors.As(err, &failure) {
+		return false
+	}
+	switch failure.Code {
+	case nvml.Uninitialized, nvml.DriverNotLoaded, nvml.LibraryNotFound, nvml.VersionMismatch:
+		return true
+	}
+	return false
+}
+
 func (s *session) settle(r sessionReply) (m nvml.Machine, ok, fresh bool, reason string) {
 	if r.err == nil {
 		fresh = r.epoch != s.current
@@ -105,6 +126,7 @@ func (s *session) settle(r sessionReply) (m nvml.Machine, ok, fresh bool, reason
 		return r.machine, true, fresh, ""
 	}
 	s.broken = true
+	s.gone = s.gone || driverGone(r.err)
 	reason = r.err.Error()
 	s.say(reason)
 	var failure nvml.Failure

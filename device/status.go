@@ -18,7 +18,7 @@ func (m *monitor) report(ctx context.Context) {
 	var publisher *control.Publisher
 	defer func() {
 		if publisher != nil {
-			publisher.Close()
+			_ = publisher.Close() // the lock goes with the process at the latest
 		}
 	}()
 	said := ""

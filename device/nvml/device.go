@@ -1,6 +1,7 @@
 package nvml
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
@@ -21,12 +22,6 @@ type Identity struct {
 	Minor Reading[int]
 }
 
-// Process is one process with a context on the GPU.
-type Process struct {
-	PID      int
-	Graphics bool
-}
-
 // reader runs calls of one device and gathers those that fail.
 type reader struct {
 	device   Device
@@ -42,7 +37,7 @@ func read[T any](r *reader, symbol string, call func() (T, nvml.Return)) Reading
 	v, ret := call()
 	r.device.trace.end()
 	if ret == nvml.SUCCESS {
-		return Of(v)
+		return known(v, true)
 	}
 	if !harmless(ret) {
 		r.failures = append(r.failures, Failure{Call: symbol, Code: Code(ret)})
@@ -59,6 +54,9 @@ func (d Device) Identity() (Identity, []Failure, error) {
 	if ret != nvml.SUCCESS {
 		return id, nil, Failure{Call: "nvmlDeviceGetUUID", Code: Code(ret)}
 	}
+	if !wellFormed(uuid) {
+		return id, nil, fmt.Errorf("the driver gives it the UUID %q, which is none", uuid)
+	}
 	r := &reader{device: d}
 	id.UUID = uuid
 	id.Name = read(r, "nvmlDeviceGetName", d.handle.GetName)
@@ -66,6 +64,15 @@ func (d Device) Identity() (Identity, []Failure, error) {
 	// Unlike for the others go-nvml picks the newest version there is, so that any of them will do.
 	id.BusID = d.busID(r)
 	return id, r.failures, nil
+}
+
+// wellFormed tells whether a UUID can be an ID in Nomad's hands and part of a variable's name.
+func wellFormed(uuid string) bool {
+	const most = 80 // NVML's own limit
+	strange := func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '/'
+	}
+	return uuid != "" && len(uuid) <= most && strings.IndexFunc(uuid, strange) < 0
 }
 
 func (d Device) busID(r *reader) Reading[string] {
@@ -105,7 +112,7 @@ func text(chars []int8) string {
 	return b.String()
 }
 
-// Instances are the MIG instances of a GPU in MIG mode; ok is false for a GPU that is not.
+// Instances are the MIG instances of a GPU in MIG mode; ok is false for a GPU that is not. With failures neither may be right.
 func (d Device) Instances() (instances []Device, ok bool, failures []Failure) {
 	r := &reader{device: d}
 	mode := read(r, "nvmlDeviceGetMigMode", func() (int, nvml.Return) {
@@ -123,29 +130,4 @@ func (d Device) Instances() (instances []Device, ok bool, failures []Failure) {
 		}
 	}
 	return instances, true, r.failures
-}
-
-// Processes are the processes that hold the GPU; the same one may appear as compute and as graphics.
-func (d Device) Processes() ([]Process, []Failure) {
-	r := &reader{device: d}
-	var all []Process
-	compute := read(r, d.newest("nvmlDeviceGetComputeRunningProcesses"), d.handle.GetComputeRunningProcesses)
-	for _, p := range compute.Value {
-		all = append(all, Process{PID: int(p.Pid)})
-	}
-	graphics := read(r, d.newest("nvmlDeviceGetGraphicsRunningProcesses"), d.handle.GetGraphicsRunningProcesses)
-	for _, p := range graphics.Value {
-		all = append(all, Process{PID: int(p.Pid), Graphics: true})
-	}
-	return all, r.failures
-}
-
-// newest is the symbol that go-nvml would use for a function with versions.
-func (d Device) newest(symbol string) string {
-	for _, suffix := range []string{"_v3", "_v2"} {
-		if d.lib.has(symbol + suffix) {
-			return symbol + suffix
-		}
-	}
-	return symbol
 }

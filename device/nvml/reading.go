@@ -2,6 +2,7 @@ package nvml
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 )
@@ -15,11 +16,33 @@ type Reading[T any] struct {
 // Of is a reading that is there.
 func Of[T any](v T) Reading[T] { return Reading[T]{Value: v, OK: true} }
 
+// unavailable tells NVML's way of saying that it does not know a number: all bits set, here perhaps in a wider type.
+func unavailable(value any) bool {
+	switch v := value.(type) {
+	case uint32:
+		return v == math.MaxUint32
+	case uint64:
+		return v == math.MaxUint64
+	case int:
+		return v == math.MaxUint32 || v == -1
+	}
+	return false
+}
+
+// known is a number out of a structure.
+func known[T any](v T, ok bool) Reading[T] {
+	if !ok || unavailable(v) {
+		return Reading[T]{}
+	}
+	return Of(v)
+}
+
 // Code is NVML's return code.
 type Code int
 
 // The codes that callers tell apart.
 const (
+	Uninitialized   Code = Code(nvml.ERROR_UNINITIALIZED)
 	DriverNotLoaded Code = Code(nvml.ERROR_DRIVER_NOT_LOADED)
 	LibraryNotFound Code = Code(nvml.ERROR_LIBRARY_NOT_FOUND)
 	GPULost         Code = Code(nvml.ERROR_GPU_IS_LOST)

@@ -57,13 +57,13 @@ func (d Device) sampleMemory(r *reader, s *Sample) {
 	h := d.handle
 	memory := read(r, "nvmlDeviceGetMemoryInfo_v2", h.GetMemoryInfo_v2)
 	if memory.OK {
-		s.MemoryTotal, s.MemoryUsed, s.MemoryReserved = Of(memory.Value.Total), Of(memory.Value.Used), Of(memory.Value.Reserved)
+		s.MemoryTotal, s.MemoryUsed, s.MemoryReserved = known(memory.Value.Total, true), known(memory.Value.Used, true), known(memory.Value.Reserved, true)
 	} else {
 		v1 := read(r, "nvmlDeviceGetMemoryInfo", h.GetMemoryInfo)
-		s.MemoryTotal, s.MemoryUsed = Reading[uint64]{v1.Value.Total, v1.OK}, Reading[uint64]{v1.Value.Used, v1.OK}
+		s.MemoryTotal, s.MemoryUsed = known(v1.Value.Total, v1.OK), known(v1.Value.Used, v1.OK)
 	}
 	bar1 := read(r, "nvmlDeviceGetBAR1MemoryInfo", h.GetBAR1MemoryInfo)
-	s.BAR1Total, s.BAR1Used = Reading[uint64]{bar1.Value.Bar1Total, bar1.OK}, Reading[uint64]{bar1.Value.Bar1Used, bar1.OK}
+	s.BAR1Total, s.BAR1Used = known(bar1.Value.Bar1Total, bar1.OK), known(bar1.Value.Bar1Used, bar1.OK)
 	errors := func(kind nvml.MemoryErrorType) Reading[uint64] {
 		return read(r, "nvmlDeviceGetTotalEccErrors", func() (uint64, nvml.Return) { return h.GetTotalEccErrors(kind, nvml.VOLATILE_ECC) })
 	}
@@ -72,13 +72,13 @@ func (d Device) sampleMemory(r *reader, s *Sample) {
 		correctable, uncorrectable, _, _, ret := h.GetRemappedRows()
 		return [2]int{correctable, uncorrectable}, ret
 	})
-	s.RemappedCorrectable, s.RemappedUncorrectable = Reading[int]{rows.Value[0], rows.OK}, Reading[int]{rows.Value[1], rows.OK}
+	s.RemappedCorrectable, s.RemappedUncorrectable = known(rows.Value[0], rows.OK), known(rows.Value[1], rows.OK)
 }
 
 func (d Device) sampleWork(r *reader, s *Sample) {
 	h := d.handle
 	rates := read(r, "nvmlDeviceGetUtilizationRates", h.GetUtilizationRates)
-	s.GPUPercent, s.MemoryPercent = Reading[uint32]{rates.Value.Gpu, rates.OK}, Reading[uint32]{rates.Value.Memory, rates.OK}
+	s.GPUPercent, s.MemoryPercent = known(rates.Value.Gpu, rates.OK), known(rates.Value.Memory, rates.OK)
 	s.EncoderPercent = read(r, "nvmlDeviceGetEncoderUtilization", func() (uint32, nvml.Return) {
 		percent, _, ret := h.GetEncoderUtilization()
 		return percent, ret

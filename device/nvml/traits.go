@@ -41,13 +41,13 @@ func (d Device) Traits() (Traits, []Failure) {
 func (d Device) readMemory(r *reader, t *Traits) {
 	v2 := read(r, "nvmlDeviceGetMemoryInfo_v2", d.handle.GetMemoryInfo_v2)
 	if v2.OK {
-		t.Memory, t.MemoryReserved = Of(v2.Value.Total), Of(v2.Value.Reserved)
+		t.Memory, t.MemoryReserved = known(v2.Value.Total, true), known(v2.Value.Reserved, true)
 	} else {
 		v1 := read(r, "nvmlDeviceGetMemoryInfo", d.handle.GetMemoryInfo)
-		t.Memory = Reading[uint64]{v1.Value.Total, v1.OK}
+		t.Memory = known(v1.Value.Total, v1.OK)
 	}
 	bar1 := read(r, "nvmlDeviceGetBAR1MemoryInfo", d.handle.GetBAR1MemoryInfo)
-	t.BAR1 = Reading[uint64]{bar1.Value.Bar1Total, bar1.OK}
+	t.BAR1 = known(bar1.Value.Bar1Total, bar1.OK)
 	t.MemoryBusWidth = read(r, "nvmlDeviceGetMemoryBusWidth", d.handle.GetMemoryBusWidth)
 	node := read(r, "nvmlDeviceGetNumaNodeId", d.handle.GetNumaNodeId)
 	if node.OK && node.Value >= 0 {
@@ -60,7 +60,7 @@ func (d Device) readCompute(r *reader, t *Traits) {
 		major, minor, ret := d.handle.GetCudaComputeCapability()
 		return [2]int{major, minor}, ret
 	})
-	t.ComputeMajor, t.ComputeMinor = Reading[int]{capability.Value[0], capability.OK}, Reading[int]{capability.Value[1], capability.OK}
+	t.ComputeMajor, t.ComputeMinor = known(capability.Value[0], capability.OK), known(capability.Value[1], capability.OK)
 	arch := read(r, "nvmlDeviceGetArchitecture", d.handle.GetArchitecture)
 	if arch.OK {
 		t.Architecture = architecture(arch.Value)

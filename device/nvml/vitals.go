@@ -2,6 +2,7 @@ package nvml
 
 import (
 	"encoding/binary"
+	"math"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 )
@@ -59,17 +60,31 @@ func (d Device) field(r *reader, id uint32) Reading[uint64] {
 		if ret == nvml.SUCCESS {
 			ret = nvml.Return(values[0].NvmlReturn)
 		}
-		return fieldNumber(values[0]), ret
+		v, ok := fieldNumber(values[0])
+		if ret == nvml.SUCCESS && !ok {
+			ret = nvml.ERROR_NO_DATA
+		}
+		return v, ret
 	})
 }
 
-// fieldNumber takes the number out of the union; its type says how much of it is meant.
-func fieldNumber(v nvml.FieldValue) uint64 {
+// fieldNumber takes the number out of the union; its type says how much of it is meant. ok is false for what is no count
+// of anything: NaN, less than nothing, more than fits.
+func fieldNumber(v nvml.FieldValue) (number uint64, ok bool) {
+	bits := binary.NativeEndian.Uint64(v.Value[:])
+	low := binary.NativeEndian.Uint32(v.Value[:4])
 	switch nvml.ValueType(v.ValueType) {
-	case nvml.VALUE_TYPE_UNSIGNED_INT, nvml.VALUE_TYPE_SIGNED_INT:
-		return uint64(binary.NativeEndian.Uint32(v.Value[:4]))
+	case nvml.VALUE_TYPE_DOUBLE:
+		d := math.Float64frombits(bits)
+		return uint64(d), d >= 0 && d < math.MaxInt64
+	case nvml.VALUE_TYPE_UNSIGNED_INT:
+		return uint64(low), low != math.MaxUint32
+	case nvml.VALUE_TYPE_SIGNED_INT:
+		return uint64(low), int32(low) >= 0
+	case nvml.VALUE_TYPE_SIGNED_LONG_LONG:
+		return bits, int64(bits) >= 0
 	case nvml.VALUE_TYPE_UNSIGNED_SHORT:
-		return uint64(binary.NativeEndian.Uint16(v.Value[:2]))
+		return uint64(binary.NativeEndian.Uint16(v.Value[:2])), true
 	}
-	return binary.NativeEndian.Uint64(v.Value[:])
+	return bits, true
 }

@@ -22,7 +22,7 @@ type State struct {
 	GPUs          []*GPU
 }
 
-// Fault makes a call fail, hang, or both. On the State it holds for every device and for the library's own calls; on a
+// Fault makes a call fail, hang, or both; a call that hangs goes on once its fault is taken out of the state. On the State it holds for every device and for the library's own calls; on a
 // GPU for that GPU's calls, its MIG instances' included.
 type Fault struct {
 	Call    string // such as nvmlDeviceGetTemperature, or * for every call
@@ -136,7 +136,11 @@ func writeFaults(b *bytes.Buffer, faults []Fault) {
 }
 
 func (g *GPU) write(b *bytes.Buffer) {
-	fmt.Fprintf(b, "gpu %s\nUUID %s\nMinorNumber %d\nPciInfo %s\n", g.UUID, g.UUID, g.Minor, g.BusID)
+	fmt.Fprintf(b, "gpu %s\n", g.UUID)
+	if _, other := g.Readings["UUID"]; !other {
+		fmt.Fprintf(b, "UUID %s\n", g.UUID)
+	}
+	fmt.Fprintf(b, "MinorNumber %d\nPciInfo %s\n", g.Minor, g.BusID)
 	for _, key := range slices.Sorted(maps.Keys(g.Readings)) {
 		fmt.Fprintf(b, "%s %s\n", key, g.Readings[key])
 	}

@@ -72,7 +72,12 @@ nvmlReturn_t nvmlDeviceGetCount(unsigned int *n) { return count("nvmlDeviceGetCo
 
 /* found hands out the handle of a section unless that GPU's own faults say no. */
 static nvmlReturn_t found(const char *fn, struct sim_section *g, nvmlDevice_t *d) {
-    int code = g == NULL ? SIM_NOT_FOUND : sim_fault(g->kind == 'm' ? g->parent : g, fn);
+    if (g == NULL) LEAVE(SIM_NOT_FOUND);
+    char id[128];
+    snprintf(id, sizeof id, "%s", g->id);
+    int code = sim_hold(id, fn);
+    g = sim_by_id(id); /* the state may be another one by now */
+    if (code == SIM_OK && g == NULL) code = SIM_LOST;
     if (code == SIM_OK) *d = as_device(sim_handle(g));
     LEAVE(code);
 }
@@ -224,7 +229,7 @@ nvmlReturn_t nvmlDeviceGetGpuFabricInfoV(nvmlDevice_t d, nvmlGpuFabricInfoV_t *f
     LEAVE(fabric(sec, f->clusterUuid, &f->cliqueId, &f->state));
 }
 
-/* FieldValues: "FieldValue.<id> <number>". */
+/* FieldValues: "FieldValue.<id> <number>", or "d<number>" for one of type double, nan included. */
 nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int n, nvmlFieldValue_t *values) {
     ENTER("nvmlDeviceGetFieldValues", H(d));
     for (int i = 0; i < n; i++) {
@@ -234,6 +239,10 @@ nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int n, nvmlFieldValue_t *v
         values[i].nvmlReturn = v == NULL ? NVML_ERROR_NOT_SUPPORTED : NVML_SUCCESS;
         values[i].valueType = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
         values[i].value.ullVal = v == NULL ? 0 : strtoull(v, NULL, 10);
+        if (v != NULL && *v == 'd') {
+            values[i].valueType = NVML_VALUE_TYPE_DOUBLE;
+            values[i].value.dVal = strtod(v + 1, NULL);
+        }
     }
     LEAVE(SIM_OK);
 }

@@ -21,8 +21,8 @@ struct sim_section {
 int sim_enter(const char *fn, const void *dev, struct sim_section **sec);
 void sim_leave(void);
 
-/* sim_fault is the fault code for fn of a section, or 0; a delay is slept through with the state unlocked only in sim_enter. */
-int sim_fault(const struct sim_section *sec, const char *fn);
+/* sim_hold plays the fault for fn of a GPU, or of a MIG instance's GPU, by its id: it waits the delay out and returns the code, or 0. */
+int sim_hold(const char *id, const char *fn);
 
 /* sim_get is the nth value under a key, NULL when there is none: the reading is then not supported. */
 const char *sim_get(const struct sim_section *sec, const char *key, int nth);

@@ -223,11 +223,6 @@ static int find_fault(const struct sim_section *sec, const char *fn, long *delay
     return 0;
 }
 
-int sim_fault(const struct sim_section *sec, const char *fn) {
-    long ignored = 0;
-    return find_fault(sec, fn, &ignored);
-}
-
 /* A MIG instance shares its GPU's fate. */
 static int play(struct sim_section *sec, const char *fn, long *delay) {
     int code = find_fault(sim_system(), fn, delay);
@@ -245,6 +240,42 @@ static int look(const void *dev, struct sim_section **sec) {
     return *sec != NULL ? SIM_OK : SIM_LOST;
 }
 
+/* A delay lasts until its fault is gone from the state, at the longest. The state is locked before and after. */
+static void tick(void) {
+    pthread_mutex_unlock(&lock);
+    sim_sleep_ms(10);
+    pthread_mutex_lock(&lock);
+    load();
+}
+
+static void wait_out(const void *dev, const char *fn, long delay) {
+    for (long slept = 0; slept < delay; slept += 10) {
+        struct sim_section *sec = NULL;
+        long still = 0;
+        tick();
+        if (dev != NULL && look(dev, &sec) != SIM_OK) return;
+        play(sec, fn, &still);
+        if (still == 0) return;
+    }
+}
+
+static int fault_of(const char *id, const char *fn, long *delay) {
+    struct sim_section *sec = sim_by_id(id);
+    if (sec != NULL && sec->kind == 'm') sec = sec->parent;
+    return sec == NULL ? 0 : find_fault(sec, fn, delay);
+}
+
+int sim_hold(const char *id, const char *fn) {
+    long delay = 0, still = 1;
+    int code = fault_of(id, fn, &delay);
+    for (long slept = 0; slept < delay && still != 0; slept += 10) {
+        tick();
+        still = 0;
+        fault_of(id, fn, &still);
+    }
+    return code;
+}
+
 int sim_enter(const char *fn, const void *dev, struct sim_section **sec) {
     pthread_mutex_lock(&lock);
     load();
@@ -252,10 +283,7 @@ int sim_enter(const char *fn, const void *dev, struct sim_section **sec) {
     int code = inits == 0 ? SIM_UNINITIALIZED : look(dev, sec);
     if (code == SIM_OK) code = play(*sec, fn, &delay);
     if (delay > 0) {
-        pthread_mutex_unlock(&lock);
-        sim_sleep_ms(delay);
-        pthread_mutex_lock(&lock);
-        load();
+        wait_out(dev, fn, delay);
         if (code == SIM_OK) code = look(dev, sec);
     }
     if (code != SIM_OK) pthread_mutex_unlock(&lock);
@@ -300,9 +328,9 @@ int sim_init(const char *fn) {
     load();
     long delay = 0;
     int code = loaded ? play(NULL, fn, &delay) : SIM_NO_DRIVER;
+    wait_out(NULL, fn, delay);
     if (code == SIM_OK) inits++;
     pthread_mutex_unlock(&lock);
-    if (delay > 0) sim_sleep_ms(delay);
     return code;
 }
 
