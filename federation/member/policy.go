@@ -19,10 +19,13 @@ type Policy struct {
 	AllowArtifacts   bool     `hcl:"allow_artifacts,optional"` // downloads by the host, which reach whatever it reaches
 	AllowIdentity    bool     `hcl:"allow_identity,optional"`  // tokens of the owner's Nomad in a task's hands
 	DenyNamespaces   []string `hcl:"deny_namespaces,optional"` // of the pool
-	MaxPriority      int      `hcl:"max_priority,optional"`    // higher is lowered to it; default 50
-	MaxCount         int      `hcl:"max_count,optional"`       // allocations of one job, default no limit
-	MaxCPU           int      `hcl:"max_cpu,optional"`         // MHz of one allocation, default no limit
-	MaxMemoryMB      int      `hcl:"max_memory_mb,optional"`   // of one allocation, default no limit
+	// DenyGroupNetworks takes no jobs that want a bridge or CNI network, in which a stranger's task reaches whatever the
+	// node reaches. Without one the driver lets it reach the internet only. The price: no ports, so no services, no gangs.
+	DenyGroupNetworks bool `hcl:"deny_group_networks,optional"`
+	MaxPriority       int  `hcl:"max_priority,optional"`  // higher is lowered to it; default 50
+	MaxCount          int  `hcl:"max_count,optional"`     // allocations of one job, default no limit
+	MaxCPU            int  `hcl:"max_cpu,optional"`       // MHz of one allocation, default no limit
+	MaxMemoryMB       int  `hcl:"max_memory_mb,optional"` // of one allocation, default no limit
 }
 
 func (p Policy) withDefaults() Policy {
@@ -84,6 +87,10 @@ func (p Policy) checkGroup(group *api.TaskGroup) error {
 	if err != nil {
 		return err
 	}
+	err = p.checkNetworks(group.Networks)
+	if err != nil {
+		return err
+	}
 	if group.Consul != nil && !p.AllowConsul {
 		return fmt.Errorf("the owner does not lend Consul")
 	}
@@ -94,6 +101,15 @@ func (p Policy) checkGroup(group *api.TaskGroup) error {
 		}
 	}
 	return p.checkSize(group.Tasks)
+}
+
+func (p Policy) checkNetworks(networks []*api.NetworkResource) error {
+	for _, network := range networks {
+		if p.DenyGroupNetworks && network.Mode != "" && network.Mode != "host" && network.Mode != "none" {
+			return fmt.Errorf("the owner takes no jobs with a network of mode %q: leave it out, and the task gets one that leads to the internet", network.Mode)
+		}
+	}
+	return nil
 }
 
 func (p Policy) checkVolumes(volumes map[string]*api.VolumeRequest) error {

@@ -147,6 +147,8 @@ func TestPolicy(t *testing.T) {
 		{"memory", func(*api.Job) {}, "max_memory_mb 10", Policy{MaxMemoryMB: 20}},
 		{"memory at most", func(j *api.Job) { task(j).Resources.MemoryMaxMB = ptr(99) }, "max_memory_mb 50", Policy{MaxMemoryMB: 99}},
 		{"node pool", func(j *api.Job) { j.NodePool = ptr("gold") }, `node pool "gold"`, Policy{AllowNodePools: []string{"gold"}}},
+		{"bridge", func(j *api.Job) { j.TaskGroups[0].Networks = []*api.NetworkResource{{Mode: "bridge"}} }, `mode "bridge"`, Policy{}},
+		{"CNI", func(j *api.Job) { j.TaskGroups[0].Networks = []*api.NetworkResource{{Mode: "cni/lan"}} }, `mode "cni/lan"`, Policy{}},
 		{"namespace", func(*api.Job) {}, `namespace "default"`, Policy{DenyNamespaces: []string{"other"}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -169,6 +171,8 @@ func TestPolicy(t *testing.T) {
 				strict.MaxMemoryMB = 50
 			case "node pool":
 				strict.AllowNodePools = []string{"default"}
+			case "bridge", "CNI":
+				strict.DenyGroupNetworks = true
 			case "namespace":
 				strict.DenyNamespaces = []string{"default"}
 			}
