@@ -45,6 +45,7 @@ func configSchema() *hclspec.Spec {
 		"strain_after":          hclspec.NewAttr("strain_after", "string", false),
 		"max_uncorrectable_ecc": hclspec.NewAttr("max_uncorrectable_ecc", "number", false),
 		"allow_replicas":        hclspec.NewAttr("allow_replicas", "number", false),
+		"allow_residue":         hclspec.NewAttr("allow_residue", "bool", false),
 		"group_by":              hclspec.NewAttr("group_by", "string", false),
 		"control_dir":           hclspec.NewAttr("control_dir", "string", false),
 		"metrics_address":       hclspec.NewAttr("metrics_address", "string", false),

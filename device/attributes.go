@@ -43,9 +43,9 @@ func attributes(u unit, m nvml.Machine) map[string]*structs.Attribute {
 	put(all, "memory_bus_width", t.MemoryBusWidth, count[uint32])
 	put(all, "pci_generation", t.PCIeGeneration, count[int])
 	put(all, "pci_width", t.PCIeWidth, count[int])
-	put(all, "numa_node", u.numa, count[int])
+	put(all, "numa_node", u.place.Numa, count[int])
 	put(all, "nvlink_peers", t.NVLinkPeers, count[int])
-	put(all, "nvlink_clique", t.NVLinkClique, structs.NewStringAttribute)
+	put(all, "nvlink_clique", u.place.NVLink, structs.NewStringAttribute)
 	if u.replicas > 0 {
 		all["replicas"] = count(u.replicas)
 	}

@@ -23,6 +23,7 @@ type Config struct {
 	MaxUncorrectableECC uint64   `codec:"max_uncorrectable_ecc"` // 0
 	GroupBy             string   `codec:"group_by"`              // "numa" or "nvlink": a task's GPUs all lie in one
 	AllowReplicas       int      `codec:"allow_replicas"`        // 0: how many tasks may share each GPU, taking turns
+	AllowResidue        bool     `codec:"allow_residue"`         // false: a GPU that its last task left something on waits until it is clean
 	MetricsAddress      string   `codec:"metrics_address"`       // none: where Prometheus may ask, such as 127.0.0.1:9400
 	ControlDir          string   `codec:"control_dir"`           // /var/lib/pangaea/device: where "pangaea gpu" leaves word, see package control
 	Owner               *Owner   `codec:"owner"`
@@ -50,13 +51,15 @@ type settings struct {
 	groupBy     string
 	replicas    int
 	metrics     string
-	control     control.Dir
-	evict       bool
-	nomad       evict.Nomad
-	limits      health.Limits
-	owner       owner.Rules
-	warnings    []string // mistakes with a safe default
-	closed      string   // a mistake with none: nothing is offered, for this reason
+
+	allowResidue bool
+	control      control.Dir
+	evict        bool
+	nomad        evict.Nomad
+	limits       health.Limits
+	owner        owner.Rules
+	warnings     []string // mistakes with a safe default
+	closed       string   // a mistake with none: nothing is offered, for this reason
 }
 
 const (
@@ -79,6 +82,7 @@ func (c Config) understand() settings {
 	for _, id := range c.IgnoredGPUIDs {
 		s.ignored[id] = true
 	}
+	s.allowResidue = c.AllowResidue
 	s.period = s.duration("fingerprint_period", c.FingerprintPeriod, defaultPeriod)
 	if s.period < leastPeriod {
 		s.warnings = append(s.warnings, fmt.Sprintf("fingerprint_period is at least %s", leastPeriod))

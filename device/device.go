@@ -4,10 +4,7 @@ import (
 	"context"
 	"os"
 	"reflect"
-	"slices"
-	"strings"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/plugins/base"
@@ -117,48 +114,4 @@ func (p *Plugin) fingerprint(ctx context.Context, m *monitor, groupBy string, ou
 			return
 		}
 	}
-}
-
-// Reserve grants devices to a task as environment variables.
-func (p *Plugin) Reserve(ids []string) (*device.ContainerReservation, error) {
-	if len(ids) == 0 {
-		return &device.ContainerReservation{}, nil
-	}
-	s := p.firstSnapshot()
-	env := make(map[string]string, len(ids)+1)
-	cards := make([]string, 0, len(ids))
-	for _, id := range ids {
-		u, ok := s.find(id)
-		switch {
-		case !ok:
-			return nil, reservationError(id, "no such GPU here; it may have been reconfigured")
-		case env[envKey(id)] != "":
-			return nil, reservationError(id, "asked for twice")
-		case slices.Contains(cards, card(id)):
-			return nil, reservationError(id, "the task has another share of the same GPU; ask for one, or constrain ${device.attr.replicas}")
-		case !u.healthy:
-			return nil, reservationError(id, "it is unhealthy: "+u.reason)
-		}
-		env[envKey(id)] = card(id)
-		cards = append(cards, card(id))
-	}
-	env["NVIDIA_VISIBLE_DEVICES"] = strings.Join(cards, ",")
-	return &device.ContainerReservation{Envs: env}, nil
-}
-
-// firstSnapshot is the latest snapshot. A plugin that Nomad just started anew may be asked before it has looked once.
-func (p *Plugin) firstSnapshot() *snapshot {
-	m := p.watching()
-	s := m.published.Load()
-	if s.round > 0 {
-		return s
-	}
-	timer := time.NewTimer(3 * patience)
-	defer timer.Stop()
-	select {
-	case <-s.changed:
-	case <-timer.C:
-	case <-p.ctx.Done():
-	}
-	return m.published.Load()
 }

@@ -26,11 +26,15 @@ type gpu struct {
 	mig       bool
 	instances []instance
 	numa      nvml.Reading[int]
+	place     place
 	device    nvml.Device
 	live      bool
 
-	users   []owner.User
-	lastXid uint64
+	users    []owner.User
+	residue  residue
+	left     string              // what the next tenant would find
+	residues map[string]*residue // the same, of MIG instances by UUID
+	lastXid  uint64
 
 	judge   health.Judge
 	claim   owner.Claim
@@ -49,7 +53,10 @@ func (g *gpu) meet(p probe, now time.Time, sys string) {
 	}
 	if p.id.BusID.OK {
 		g.busID = p.id.BusID.Value
-		g.numa = numaNode(sys, g.busID)
+		node := numaNode(sys, g.busID)
+		if node.OK {
+			g.numa = node
+		}
 	}
 	if p.traitsNew {
 		g.settled = len(p.vitals.Failures) == 0
@@ -78,8 +85,8 @@ func (g *gpu) meet(p probe, now time.Time, sys string) {
 
 // judgeProbe decides whether the GPU is offered: sickness first, then its owner's wishes.
 func (g *gpu) judgeProbe(p probe, s settings, host owner.Host, now time.Time) {
-	v := g.judge.Examine(p.vitals, now)
 	g.users = host.Users(p.vitals.Processes)
+	v := g.judge.Examine(p.vitals, now, g.examineResidues(p, host, s, now))
 	g.claimed = g.claim.Reason(s.owner, g.uuid, g.users, now)
 	switch {
 	case !v.Healthy:
@@ -91,6 +98,45 @@ func (g *gpu) judgeProbe(p probe, s settings, host owner.Host, now time.Time) {
 		v = health.Verdict{Reason: g.wanted()}
 	}
 	g.verdict = v
+}
+
+// examineResidues looks at what tenants left, on the card or on each of its instances.
+func (g *gpu) examineResidues(p probe, host owner.Host, s settings, now time.Time) string {
+	if s.allowResidue {
+		return ""
+	}
+	if !g.mig {
+		what, left := g.residue.look(g.users, owner.Hidden(p.vitals.Processes, g.users), p.vitals.Memory)
+		g.left = whenAlone(what, s)
+		return g.residue.judge(what, left, now)
+	}
+	for i := range g.instances {
+		in := &g.instances[i]
+		if g.residues == nil {
+			g.residues = make(map[string]*residue)
+		}
+		c, ok := g.residues[in.id.UUID]
+		if !ok {
+			c = new(residue)
+			g.residues[in.id.UUID] = c
+		}
+		users := host.Users(in.processes)
+		what, left := c.look(users, owner.Hidden(in.processes, users), in.memory)
+		in.left = whenAlone(what, s)
+		dirt := c.judge(what, left, now)
+		if dirt != "" && in.broken == "" {
+			in.broken = dirt
+		}
+	}
+	return ""
+}
+
+// whenAlone is nothing on a GPU that tenants share: others are there by right.
+func whenAlone(what string, s settings) string {
+	if s.replicas > 1 {
+		return ""
+	}
+	return what
 }
 
 // wanted is why its owner wants the GPU for himself, "" when he does not.
@@ -112,7 +158,7 @@ func (g *gpu) units(w *worker) []unit {
 	alloc, task := owner.Task(g.users)
 	base := unit{
 		id: g.uuid, name: g.name, busID: g.busID, healthy: g.verdict.Healthy, reason: g.verdict.Reason,
-		traits: g.traits, numa: g.numa, alloc: alloc, task: task, lastXid: g.lastXid, worker: w, device: g.device, live: g.live,
+		traits: g.traits, place: g.place, left: g.left, alloc: alloc, task: task, lastXid: g.lastXid, worker: w, device: g.device, live: g.live,
 	}
 	if base.name == "" {
 		base.name = unknownModel
@@ -124,7 +170,7 @@ func (g *gpu) units(w *worker) []unit {
 	for _, i := range g.instances {
 		u := base
 		u.id, u.name, u.device, u.profile = i.id.UUID, modelName(i.id.Name.Value), i.device, i.profile()
-		u.traits.Memory, u.traits.MemoryReserved = i.traits.Memory, i.traits.MemoryReserved
+		u.traits.Memory, u.traits.MemoryReserved, u.left = i.memory.Total, i.memory.Reserved, i.left
 		u.traits.BAR1, u.traits.Cores = nvml.Reading[uint64]{}, nvml.Reading[int]{}
 		if i.broken != "" && u.healthy {
 			u.healthy, u.reason, u.live = false, i.broken, false

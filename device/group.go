@@ -1,7 +1,6 @@
 package device
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -24,17 +23,6 @@ func groups(s *snapshot, groupBy string) []*device.DeviceGroup {
 		out = append(out, group(name, byName[name], s.machine))
 	}
 	return out
-}
-
-// groupName adds the place that a task's GPUs have to share, as Nomad never lets one ask span two groups.
-func groupName(u unit, groupBy string) string {
-	switch {
-	case groupBy == "numa" && u.numa.OK:
-		return fmt.Sprintf("%s numa%d", u.name, u.numa.Value)
-	case groupBy == "nvlink" && u.traits.NVLinkClique.OK:
-		return u.name + " nvlink " + u.traits.NVLinkClique.Value
-	}
-	return u.name
 }
 
 // reasonKey begins the attribute that shows why a GPU is not offered: nomad node status -verbose prints a group's attributes, but

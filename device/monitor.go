@@ -44,6 +44,8 @@ type monitor struct {
 	reclaims  map[string]control.Reclaim
 	problem   string // why no GPU can be asked
 	reopened  time.Time
+	places    map[string]place // of an earlier life too
+	pokes     chan struct{}    // asks for a round now
 
 	published atomic.Pointer[snapshot]
 }
@@ -51,6 +53,7 @@ type monitor struct {
 func newMonitor(s settings, log hclog.Logger, restart func(string)) *monitor {
 	m := &monitor{
 		settings: s, log: log, host: owner.Host{Proc: "/proc"}, sys: "/sys", gpus: make(map[string]*gpu),
+		places: make(map[string]place), pokes: make(chan struct{}, 1),
 		watchers: make(map[string]*watcher), xids: make(chan xidEvent, 64), evictions: make(chan eviction, 16),
 	}
 	m.session = &session{lib: nvml.New(s.libraryPath), log: log, restart: restart, reply: make(chan sessionReply, 1)}
@@ -61,6 +64,10 @@ func newMonitor(s settings, log hclog.Logger, restart func(string)) *monitor {
 // run looks until the context ends.
 func (m *monitor) run(ctx context.Context) {
 	m.session.worker = startWorker(ctx)
+	err := m.settings.control.Recall("places", &m.places)
+	if err != nil {
+		m.log.Warn("the GPUs' groups may be named otherwise than before", "error", err)
+	}
 	ticker := time.NewTicker(m.settings.period)
 	defer ticker.Stop()
 	for {
@@ -70,6 +77,7 @@ func (m *monitor) run(ctx context.Context) {
 			return
 		case e := <-m.xids:
 			m.note(e)
+		case <-m.pokes:
 		case <-ticker.C:
 		}
 	}
@@ -77,6 +85,7 @@ func (m *monitor) run(ctx context.Context) {
 
 // round looks once at everything and publishes what it found.
 func (m *monitor) round(ctx context.Context, now time.Time) {
+	began := time.Now()
 	m.drainXids()
 	m.heed()
 	machine, ok, fresh, reason := m.session.machine(m.settings.hangAfter, now)
@@ -94,7 +103,8 @@ func (m *monitor) round(ctx context.Context, now time.Time) {
 	for _, g := range m.gpus {
 		m.reclaim(g, now)
 	}
-	m.publish()
+	m.locate()
+	m.publish(began)
 }
 
 // renew forgets what was bound to the library as it was opened, and to the driver if that was loaded anew.
@@ -236,9 +246,9 @@ func (m *monitor) missing(seen map[string]bool) {
 }
 
 // publish makes what is known now the snapshot that others see.
-func (m *monitor) publish() {
+func (m *monitor) publish(began time.Time) {
 	last := m.published.Load()
-	next := &snapshot{round: last.round + 1, epoch: m.session.current, machine: m.machine, problem: m.problem, changed: make(chan struct{})}
+	next := &snapshot{round: last.round + 1, began: began, epoch: m.session.current, machine: m.machine, problem: m.problem, changed: make(chan struct{})}
 	for _, g := range m.gpus {
 		if !m.settings.ignored[g.uuid] {
 			next.gpus = append(next.gpus, g.entry(m.settings))

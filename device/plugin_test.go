@@ -175,9 +175,25 @@ func TestConstructorsDoNoIO(t *testing.T) {
 	must.Nil(t, p.monitor)
 }
 
+// answerPokes stands in for the monitor's rounds: nothing changes.
+func (m *monitor) answerPokes(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.pokes:
+		}
+		last := m.published.Load()
+		next := *last
+		next.began, next.changed = time.Now(), make(chan struct{})
+		m.published.Store(&next)
+		close(last.changed)
+	}
+}
+
 func TestReserve(t *testing.T) {
 	const a, b = "GPU-1a-b", "MIG-2c"
-	s := &snapshot{round: 1, changed: make(chan struct{}), units: []unit{
+	s := &snapshot{round: 1, units: []unit{
 		{id: a, healthy: true},
 		{id: b, healthy: true},
 		{id: "GPU-sick", reason: "row remap pending: reset the GPU"},
@@ -209,7 +225,10 @@ func TestReserve(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			p := New(t.Context(), hclog.NewNullLogger())
 			p.monitor = newMonitor(p.settings, p.log, p.restart)
-			p.monitor.published.Store(s)
+			shown := *s
+			shown.changed = make(chan struct{})
+			p.monitor.published.Store(&shown)
+			go p.monitor.answerPokes(t.Context())
 			r, err := p.Reserve(c.ids)
 			if c.fail != "" {
 				must.ErrorContains(t, err, c.fail)

@@ -22,10 +22,12 @@ type probe struct {
 
 // instance is one MIG instance of a probed GPU.
 type instance struct {
-	id     nvml.Identity
-	device nvml.Device
-	traits nvml.Traits
-	broken string // why it could not be looked at now, though it was there before
+	id        nvml.Identity
+	device    nvml.Device
+	memory    nvml.Memory
+	processes []nvml.Process
+	left      string // what the next tenant would find
+	broken    string // why it could not be looked at now, though it was there before
 }
 
 // look makes all calls of one round for one GPU. It runs in the GPU's worker.
@@ -59,7 +61,10 @@ func look(lib *nvml.Library, index int, trace *nvml.Trace, withTraits bool) prob
 			p.migKnown = false // it may be one that is known, or one that is being made just now
 			continue
 		}
-		i.traits, _ = d.Traits()
+		i.memory, failures = d.Memory()
+		p.vitals.Failures = append(p.vitals.Failures, failures...)
+		i.processes, failures = d.Processes()
+		p.vitals.Failures = append(p.vitals.Failures, failures...)
 		p.instances = append(p.instances, i)
 	}
 	return p

@@ -3,6 +3,7 @@ package device
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"pangaea/device/control"
 	"pangaea/device/nvml"
@@ -11,6 +12,7 @@ import (
 // snapshot is everything known at one moment. It is never changed after it was published.
 type snapshot struct {
 	round   uint64
+	began   time.Time
 	epoch   uint64 // of the session that the units' handles belong to
 	machine nvml.Machine
 	problem string // why no GPU can be asked
@@ -28,7 +30,8 @@ type unit struct {
 	reason  string
 	traits  nvml.Traits
 	profile string // of a MIG instance: 1g.10gb
-	numa    nvml.Reading[int]
+	place   place
+	left    string // what keeps it from the next tenant until it is gone
 
 	alloc, task string // whose processes are on it
 	lastXid     uint64

@@ -30,7 +30,7 @@ func process(t *testing.T, proc string, pid int, name, cgroup string) {
 	}
 }
 
-func taskCgroup(alloc string) string { return "0::/nomad.slice/share.slice/" + alloc + ".train.scope" }
+const taskCgroup = "0::/nomad.slice/share.slice/" + someAlloc + ".train.scope"
 
 func TestStatusTellsEverything(t *testing.T) {
 	s := nvmlsim.Host("status", nvmlsim.L4(), 3)
@@ -40,8 +40,8 @@ func TestStatusTellsEverything(t *testing.T) {
 	r := newRig(t, s)
 	proc := t.TempDir()
 	r.monitor.host.Proc = proc
-	process(t, proc, 71, "python", taskCgroup(someAlloc))
-	process(t, proc, 72, "python", taskCgroup(someAlloc))
+	process(t, proc, 71, "python", taskCgroup)
+	process(t, proc, 72, "python", taskCgroup)
 	process(t, proc, 73, "blender", "0::/user.slice")
 	r.round()
 	s.GPUs[2].Faults = nil

@@ -66,3 +66,32 @@ func write(path string, value any) error {
 	}
 	return nil
 }
+
+// Keep writes down what the plugin must know again in its next life.
+func (d Dir) Keep(name string, value any) error {
+	err := d.prepare()
+	if err != nil {
+		return err
+	}
+	return write(filepath.Join(string(d), name+".json"), value)
+}
+
+// Recall reads what an earlier life kept; nothing kept leaves value as it is.
+func (d Dir) Recall(name string, value any) error {
+	err := d.safe()
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(filepath.Join(string(d), name+".json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot recall: %w", err)
+	}
+	err = json.Unmarshal(text, value)
+	if err != nil {
+		return fmt.Errorf("cannot understand what was kept: %w", err)
+	}
+	return nil
+}

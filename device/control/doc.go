@@ -5,6 +5,7 @@
 //	    status.json               what the plugin knows; it writes, others read
 //	    reclaim/GPU-8f6d....json  the owner wants this GPU for himself, for as long as the file is there
 //	    reclaim/all.json          he wants all of them
+//	    places.json               which NUMA node and NVLink clique each GPU's group is named after
 //	    lock                      held by the plugin that writes status.json, when several run on one machine
 //
 // The owner's side is [Dir.Reclaim], [Dir.Release] and [Dir.Status]; the plugin's is [Dir.Reclaims] and [Dir.Publisher].

@@ -64,11 +64,16 @@ func (j *Judge) Broken(reason string) Verdict {
 	return Verdict{Reason: reason}
 }
 
-// Examine judges a round with readings.
-func (j *Judge) Examine(v nvml.Vitals, now time.Time) Verdict {
+// Examine judges a round with readings, and with what the caller found besides.
+func (j *Judge) Examine(v nvml.Vitals, now time.Time, more ...string) Verdict {
 	found := examine(v, j.Limits.MaxUncorrectable)
 	found = append(found, j.lasting(v, now)...)
 	found = append(found, j.events(v, now)...)
+	for _, finding := range more {
+		if finding != "" {
+			found = append(found, finding)
+		}
+	}
 	if len(found) > 0 {
 		return j.Broken(found[0])
 	}

@@ -55,13 +55,8 @@ func (d Device) samplePower(r *reader, s *Sample) {
 
 func (d Device) sampleMemory(r *reader, s *Sample) {
 	h := d.handle
-	memory := read(r, "nvmlDeviceGetMemoryInfo_v2", h.GetMemoryInfo_v2)
-	if memory.OK {
-		s.MemoryTotal, s.MemoryUsed, s.MemoryReserved = known(memory.Value.Total, true), known(memory.Value.Used, true), known(memory.Value.Reserved, true)
-	} else {
-		v1 := read(r, "nvmlDeviceGetMemoryInfo", h.GetMemoryInfo)
-		s.MemoryTotal, s.MemoryUsed = known(v1.Value.Total, v1.OK), known(v1.Value.Used, v1.OK)
-	}
+	m := d.memory(r)
+	s.MemoryTotal, s.MemoryUsed, s.MemoryReserved = m.Total, m.Used, m.Reserved
 	bar1 := read(r, "nvmlDeviceGetBAR1MemoryInfo", h.GetBAR1MemoryInfo)
 	s.BAR1Total, s.BAR1Used = known(bar1.Value.Bar1Total, bar1.OK), known(bar1.Value.Bar1Used, bar1.OK)
 	errors := func(kind nvml.MemoryErrorType) Reading[uint64] {

@@ -21,6 +21,8 @@ type Traits struct {
 	MemoryBusWidth               Reading[uint32]
 	NVLinkClique                 Reading[string] // of an NVSwitch fabric
 	NVLinkPeers                  Reading[int]    // active links
+	NVLinkSwitch                 bool            // some of them to a switch
+	NVLinkRemotes                []string        // bus IDs of the GPUs that the others lead to
 	NumaNode                     Reading[int]    // only where the GPU's memory is a node; else sysfs knows
 }
 
@@ -38,14 +40,29 @@ func (d Device) Traits() (Traits, []Failure) {
 	return t, r.failures
 }
 
-func (d Device) readMemory(r *reader, t *Traits) {
+// Memory is what there is and what is in use, in bytes. Older drivers count what they reserve as used.
+type Memory struct {
+	Total, Used, Reserved Reading[uint64]
+}
+
+// Memory asks for a GPU's or a MIG instance's.
+func (d Device) Memory() (Memory, []Failure) {
+	r := &reader{device: d}
+	return d.memory(r), r.failures
+}
+
+func (d Device) memory(r *reader) Memory {
 	v2 := read(r, "nvmlDeviceGetMemoryInfo_v2", d.handle.GetMemoryInfo_v2)
 	if v2.OK {
-		t.Memory, t.MemoryReserved = known(v2.Value.Total, true), known(v2.Value.Reserved, true)
-	} else {
-		v1 := read(r, "nvmlDeviceGetMemoryInfo", d.handle.GetMemoryInfo)
-		t.Memory = known(v1.Value.Total, v1.OK)
+		return Memory{Total: known(v2.Value.Total, true), Used: known(v2.Value.Used, true), Reserved: known(v2.Value.Reserved, true)}
 	}
+	v1 := read(r, "nvmlDeviceGetMemoryInfo", d.handle.GetMemoryInfo)
+	return Memory{Total: known(v1.Value.Total, v1.OK), Used: known(v1.Value.Used, v1.OK)}
+}
+
+func (d Device) readMemory(r *reader, t *Traits) {
+	m := d.memory(r)
+	t.Memory, t.MemoryReserved = m.Total, m.Reserved
 	bar1 := read(r, "nvmlDeviceGetBAR1MemoryInfo", d.handle.GetBAR1MemoryInfo)
 	t.BAR1 = known(bar1.Value.Bar1Total, bar1.OK)
 	t.MemoryBusWidth = read(r, "nvmlDeviceGetMemoryBusWidth", d.handle.GetMemoryBusWidth)
@@ -112,6 +129,7 @@ func (d Device) readLinks(r *reader, t *Traits) {
 		}
 		if state.Value == nvml.FEATURE_ENABLED {
 			active++
+			d.readRemote(r, link, t)
 		}
 	}
 	if active == 0 {
@@ -121,5 +139,21 @@ func (d Device) readLinks(r *reader, t *Traits) {
 	fabric := read(r, "nvmlDeviceGetGpuFabricInfo", d.handle.GetGpuFabricInfo)
 	if fabric.OK && fabric.Value.State == nvml.GPU_FABRIC_STATE_COMPLETED {
 		t.NVLinkClique = Of(fmt.Sprintf("%s.%d", hex.EncodeToString(fabric.Value.ClusterUuid[:]), fabric.Value.CliqueId))
+	}
+}
+
+// readRemote notes where an active link leads.
+func (d Device) readRemote(r *reader, link int, t *Traits) {
+	kind := read(r, "nvmlDeviceGetNvLinkRemoteDeviceType", func() (nvml.IntNvLinkDeviceType, nvml.Return) { return d.handle.GetNvLinkRemoteDeviceType(link) })
+	if kind.OK && kind.Value == nvml.NVLINK_DEVICE_TYPE_SWITCH {
+		t.NVLinkSwitch = true
+		return
+	}
+	if !d.lib.has("nvmlDeviceGetNvLinkRemotePciInfo_v2") || kind.OK && kind.Value != nvml.NVLINK_DEVICE_TYPE_GPU {
+		return
+	}
+	far := read(r, "nvmlDeviceGetNvLinkRemotePciInfo_v2", func() (nvml.PciInfo, nvml.Return) { return d.handle.GetNvLinkRemotePciInfo(link) })
+	if far.OK {
+		t.NVLinkRemotes = append(t.NVLinkRemotes, sysfsBusID(far.Value.BusId, far.Value.BusIdLegacy))
 	}
 }

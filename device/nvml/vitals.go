@@ -19,6 +19,7 @@ type Vitals struct {
 	RetirePending  Reading[bool]
 	RecoveryAction Reading[uint64] // 0 none; drivers from 570 on
 	Processes      []Process
+	Memory         Memory
 }
 
 // Clock reasons that the hardware itself imposes.
@@ -46,6 +47,7 @@ func (d Device) Vitals() Vitals {
 	v.RemapPending, v.RemapFailed = Reading[bool]{remap.Value[0], remap.OK}, Reading[bool]{remap.Value[1], remap.OK}
 	v.RetirePending = enabled(read(r, "nvmlDeviceGetRetiredPagesPendingStatus", d.handle.GetRetiredPagesPendingStatus))
 	v.RecoveryAction = d.field(r, nvml.FI_DEV_GET_GPU_RECOVERY_ACTION)
+	v.Memory = d.memory(r)
 	processes, failures := d.Processes()
 	v.Processes = processes
 	v.Failures = append(r.failures, failures...)

@@ -55,6 +55,17 @@ func (h Host) Users(processes []nvml.Process) []User {
 	return all
 }
 
+// Hidden counts the processes that have gone or that this PID namespace does not show.
+func Hidden(processes []nvml.Process, users []User) int {
+	hidden := make(map[int]bool)
+	for _, p := range processes {
+		if p.PID != os.Getpid() && !slices.ContainsFunc(users, func(u User) bool { return u.PID == p.PID }) {
+			hidden[p.PID] = true
+		}
+	}
+	return len(hidden)
+}
+
 // Owners are the processes that are the owner's own. With names given, only processes of these names count.
 func Owners(users []User, names []string) []User {
 	var all []User

@@ -137,7 +137,7 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t d, nvmlMemory_v2_t *m) {
     m->total = total;
     m->reserved = r != NULL ? strtoull(r, NULL, 10) : 0;
     m->free = spare;
-    m->used = used > m->reserved ? used - m->reserved : used;
+    m->used = used >= m->reserved ? used - m->reserved : used;
     LEAVE(SIM_OK);
 }
 

@@ -1,0 +1,90 @@
+package device
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/device"
+)
+
+// cleanWithin is how long a reservation waits for a GPU to be clean. Nomad hands a GPU out as soon as its last task has
+// exited; the kernel may take seconds more.
+const cleanWithin = 15 * time.Second
+
+// Reserve grants devices to a task as environment variables. Any number of tasks may ask at once.
+func (p *Plugin) Reserve(ids []string) (*device.ContainerReservation, error) {
+	if len(ids) == 0 {
+		return &device.ContainerReservation{}, nil
+	}
+	asked := time.Now()
+	s := p.snapshotSince(asked)
+	for {
+		r, unclean, err := s.reserve(ids)
+		if unclean == "" || time.Since(asked) >= cleanWithin || p.ctx.Err() != nil {
+			return r, err
+		}
+		p.log.Debug("a GPU is not clean yet for its next task", "gpu", unclean, "error", err)
+		timer := time.NewTimer(patience / 2)
+		select {
+		case <-timer.C:
+		case <-p.ctx.Done():
+		}
+		timer.Stop()
+		s = p.snapshotSince(time.Now())
+	}
+}
+
+// reserve grants what a snapshot allows; unclean names a GPU that may yet become so.
+func (s *snapshot) reserve(ids []string) (r *device.ContainerReservation, unclean string, err error) {
+	env := make(map[string]string, len(ids)+1)
+	cards := make([]string, 0, len(ids))
+	for _, id := range ids {
+		u, ok := s.find(id)
+		switch {
+		case !ok:
+			return nil, "", reservationError(id, "no such GPU here; it may have been reconfigured")
+		case env[envKey(id)] != "":
+			return nil, "", reservationError(id, "asked for twice")
+		case slices.Contains(cards, card(id)):
+			return nil, "", reservationError(id, "the task has another share of the same GPU; ask for one, or constrain ${device.attr.replicas}")
+		case !u.healthy:
+			return nil, "", reservationError(id, "it is unhealthy: "+u.reason)
+		case u.left != "":
+			unclean = id
+			err = reservationError(id, "it is not clean after its last task: "+u.left)
+		}
+		env[envKey(id)] = card(id)
+		cards = append(cards, card(id))
+	}
+	if unclean != "" {
+		return nil, unclean, err
+	}
+	env["NVIDIA_VISIBLE_DEVICES"] = strings.Join(cards, ",")
+	return &device.ContainerReservation{Envs: env}, "", nil
+}
+
+// snapshotSince is one whose round began after a moment, or the latest when none comes in time: what a GPU's last task
+// left may be younger than the latest round.
+func (p *Plugin) snapshotSince(moment time.Time) *snapshot {
+	m := p.watching()
+	timer := time.NewTimer(3 * patience)
+	defer timer.Stop()
+	for {
+		s := m.published.Load()
+		if !s.began.Before(moment) {
+			return s
+		}
+		select {
+		case m.pokes <- struct{}{}:
+		default: // one is under way, and the round after it sees everything
+		}
+		select {
+		case <-s.changed:
+		case <-timer.C:
+			return m.published.Load()
+		case <-p.ctx.Done():
+			return m.published.Load()
+		}
+	}
+}
