@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"pangaea/device"
+	"pangaea/device/command"
 	"pangaea/driver"
 	"pangaea/driver/doctor"
 	"pangaea/federation/gateway"
@@ -33,6 +34,7 @@ Nomad plugins, started by Nomad from its plugin_dir by these file names:
 Commands:
   member     run the agent that lends a Nomad cluster to a pool
   gateway    run a front door of a pool: Nomad's HTTP API over all members
+  gpu        take GPUs back from Nomad for their owner, give them again, or show them
   doctor     say what this host can offer, what is wrong with it, and how to mend it
   version    print the version
 
@@ -68,6 +70,8 @@ func run(role string, args []string, stdout, stderr io.Writer) int {
 		return member.Command(args)
 	case "gateway":
 		return gateway.Command(args)
+	case "gpu":
+		return command.Run(args, stdout, stderr)
 	case "doctor":
 		return doctor.Command(args, stdout, stderr, device.New(context.Background(), hclog.NewNullLogger()))
 	case "version", "-v", "--version", "-version":

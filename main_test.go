@@ -37,6 +37,7 @@ func TestRun(t *testing.T) {
 	}{
 		{"version", nil, 0, "Pangaea dev", ""},
 		{"-h", nil, 0, "Usage: pangaea", ""},
+		{"gpu", nil, 2, "", "Usage: pangaea gpu"},
 		{"doctor", []string{"x"}, 2, "", `no argument "x"`},
 		{"", nil, 2, "", "Usage: pangaea"},
 		{"drvier", nil, 2, "", "Usage: pangaea"},

@@ -99,7 +99,8 @@ plugin "pangaea-driver" {
 plugin "pangaea-device" {
   config {
     library_path = %[7]q
-    %[8]s
+    control_dir  = %[8]q
+    %[9]s
   }
 }
 `
@@ -161,7 +162,7 @@ func (n *Node) writeConfig(driverRoot, library string) error {
 		"server.hcl": agent("server", n.at) + serverConfig,
 		"client.hcl": agent("client", n.clientAt) + fmt.Sprintf(clientConfig, filepath.Join(n.Dir, "plugins"),
 			fmt.Sprintf("%s:%d", n.at.host, n.at.rpc), n.StateDir(), driverRoot, n.Registry.Address(), n.options.Driver, library,
-			strings.ReplaceAll(n.options.Device, "AGENT", n.clientAt.url())),
+			filepath.Join(n.Dir, "device"), strings.ReplaceAll(n.options.Device, "AGENT", n.clientAt.url())),
 		// Files that come later win.
 		"server-test.hcl": n.options.Server,
 		"client-test.hcl": n.options.Client,
