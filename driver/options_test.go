@@ -154,7 +154,7 @@ func TestRootPropagation(t *testing.T) {
 		t.Run("mode "+c.mode, func(t *testing.T) {
 			volume, err := os.MkdirTemp(filepath.Join(w.state, "tmp"), "volume-")
 			must.NoError(t, err)
-			must.NoError(t, unix.Mount("tmpfs", volume, "tmpfs", 0, ""))
+			must.NoError(t, unix.Mount(volume, volume, "", unix.MS_BIND, ""))
 			t.Cleanup(func() { must.NoError(t, unix.Unmount(volume, unix.MNT_DETACH)) })
 			must.NoError(t, unix.Mount("", volume, "", unix.MS_SHARED, ""))
 			later := filepath.Join(volume, "later")

@@ -324,7 +324,7 @@ func (s *startup) launch() error {
 	s.undone("cannot end the task", s.endTask)
 	s.task, err = s.supervisor.Start(s.ctx, supervisor.Launch{
 		ID: s.file.ID, Dir: s.dir, Spec: spec, Stdout: logFIFO(s.cfg.StdoutPath), Stderr: logFIFO(s.cfg.StderrPath),
-		Stdin:        s.job.Interactive,
+		Stdin: s.job.Interactive, Discard: s.conf.DisableLogCollection,
 		CpusetCgroup: cpusetCgroup(s.cfg, &s.host), Lease: s.lease,
 	})
 	if err != nil {

@@ -33,7 +33,6 @@ func TestCheck(t *testing.T) {
 		{"no linux", func(s *specs.Spec) { s.Linux = nil }, "lacks"},
 		{"no program", func(s *specs.Spec) { s.Process.Args = nil }, "names no program"},
 		{"relative directory", func(s *specs.Spec) { s.Process.Cwd = "x" }, "not absolute"},
-		{"terminal", func(s *specs.Spec) { s.Process.Terminal = true }, "terminal"},
 		{"no cgroup", func(s *specs.Spec) { s.Linux.CgroupsPath = "" }, "cgroupsPath"},
 	}
 	for _, tc := range tests {

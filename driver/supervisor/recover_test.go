@@ -113,7 +113,7 @@ func TestRootRecover(t *testing.T) {
 		l := b.launch("/bin/sh", "-c", "sleep 0.3; exit 24")
 		b.abandon(l)
 		must.NoError(t, unix.Kill(b.state(l).ShimPid, unix.SIGKILL))
-		must.Eq(t, b.witnessed(24), lost(b.wait(b.recover(l))))
+		b.witnessed(24, b.wait(b.recover(l)))
 	})
 	t.Run("twice at once, without a shim", func(t *testing.T) {
 		b := b.on(t)
@@ -122,7 +122,7 @@ func TestRootRecover(t *testing.T) {
 		must.NoError(t, unix.Kill(b.state(l).ShimPid, unix.SIGKILL))
 		first, second := b.recover(l), b.recover(l)
 		must.Eq(t, b.wait(first), b.wait(second))
-		must.Eq(t, b.witnessed(25), lost(b.wait(first)))
+		b.witnessed(25, b.wait(first))
 	})
 	t.Run("shim, plugin and task killed", func(t *testing.T) {
 		b := b.on(t)
@@ -174,7 +174,7 @@ func TestRootShimKilled(t *testing.T) {
 		must.NoError(t, unix.Kill(b.state(l).ShimPid, unix.SIGKILL))
 		time.Sleep(50 * time.Millisecond)
 	}
-	must.Eq(t, b.witnessed(77), lost(b.wait(task)))
+	b.witnessed(77, b.wait(task))
 	var want bytes.Buffer
 	for i := range 60 {
 		fmt.Fprintf(&want, "line %d\n", i)
@@ -190,11 +190,8 @@ func TestRootPidfdWitness(t *testing.T) {
 	task := b.start(l)
 	b.sup.conf.ShimPath = "/nonexistent/shim"
 	must.NoError(t, unix.Kill(b.state(l).ShimPid, unix.SIGKILL))
-	got := b.wait(task)
-	want := b.witnessed(78)
-	want.At = got.At
-	must.Eq(t, want, got)
-	must.Eq(t, b.witnessed(78), lost(b.wait(b.recover(l))))
+	b.witnessed(78, b.wait(task))
+	b.witnessed(78, b.wait(b.recover(l)))
 }
 
 // Whoever starts a task may be killed at any moment: afterwards the task runs and is recorded, or nothing is left.

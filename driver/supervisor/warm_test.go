@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,9 +19,16 @@ func (b *bench) waiting() (shim, runtime int) {
 	shim = b.sup.spare.child.Process.Pid
 	name := strconv.Itoa(shim)
 	eventually(b.t, "the shim has its runtime", func() bool {
-		text, _ := os.ReadFile("/proc/" + name + "/task/" + name + "/children")
-		runtime, _ = strconv.Atoi(strings.TrimSpace(string(text)))
-		return runtime != 0
+		// Which of its threads has started it is up to Go.
+		lists, _ := filepath.Glob("/proc/" + name + "/task/*/children")
+		for _, list := range lists {
+			text, _ := os.ReadFile(list)
+			runtime, _ = strconv.Atoi(strings.TrimSpace(string(text)))
+			if runtime != 0 {
+				return true
+			}
+		}
+		return false
 	})
 	return shim, runtime
 }
