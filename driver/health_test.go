@@ -68,6 +68,7 @@ func TestWatcher(t *testing.T) {
 		code   int
 		output string
 		err    error
+		hangs  bool
 	}
 	ok, bad, late := answer{}, answer{code: 3, output: "no\nluck\x1b[2J"}, answer{err: context.DeadlineExceeded}
 	check := healthCheck{Interval: 20 * time.Second, Timeout: time.Minute, Retries: 2}
@@ -83,6 +84,7 @@ func TestWatcher(t *testing.T) {
 		{"unhealthy, once", check, []answer{bad, bad, bad}, []string{"unhealthy: exit 3: no luck[2J"}},
 		{"there and back", check, []answer{ok, bad, bad, ok}, []string{"healthy", "unhealthy: exit 3: no luck[2J", "healthy"}},
 		{"no answer in time", check, []answer{late, late}, []string{"unhealthy: context deadline exceeded"}},
+		{"no answer at all", with(func(c *healthCheck) { c.Timeout = time.Millisecond }), []answer{{hangs: true}, {hangs: true}}, []string{"unhealthy: no answer in 1ms"}},
 		{"no failure counts in the start period", with(func(c *healthCheck) { c.Start = time.Hour }), []answer{bad, bad, bad, ok, bad, bad}, []string{"healthy", "unhealthy: exit 3: no luck[2J"}},
 		{"the start period ends", with(func(c *healthCheck) { c.Start = 12 * time.Second }), []answer{bad, bad, bad, bad}, []string{"unhealthy: exit 3: no luck[2J"}},
 		{"flapping is told at a bearable pace", with(func(c *healthCheck) { c.Interval, c.Retries = 3*time.Second, 1 }), []answer{ok, bad, ok, bad, bad, bad, ok}, []string{"healthy", "unhealthy: exit 3: no luck[2J"}},
@@ -97,7 +99,13 @@ func TestWatcher(t *testing.T) {
 			var told []string
 			w := &watcher{
 				check: c.check, dir: t.TempDir(), began: now, now: func() time.Time { return now },
-				run:  func(context.Context, []string) (int, string, error) { return next.code, next.output, next.err },
+				run: func(ctx context.Context, _ []string) (int, string, error) {
+					if next.hangs {
+						<-ctx.Done()
+						return 0, "", ctx.Err()
+					}
+					return next.code, next.output, next.err
+				},
 				tell: func(message string) { told = append(told, message) },
 			}
 			w.status.Store(healthStarting)

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -95,6 +96,27 @@ func TestRootMemory(t *testing.T) {
 	}
 }
 
+// TestRootCores runs a task on the core that Nomad reserved for it.
+func TestRootCores(t *testing.T) {
+	if cgroupV2() {
+		t.Skip("makes cgroup v1's directories")
+	}
+	w := newWorld(t, nil)
+	cfg := w.task(t, sh("grep Cpus_allowed_list /proc/self/status"))
+	reserved := filepath.Join("/sys/fs/cgroup/cpuset", w.parent, "reserve")
+	own := filepath.Join(reserved, cfg.AllocID+".web")
+	for _, dir := range []string{reserved, own} {
+		must.NoError(t, os.Mkdir(dir, 0o755))
+		t.Cleanup(func() { must.NoError(t, removeCgroup(dir)) })
+		must.NoError(t, os.WriteFile(filepath.Join(dir, "cpuset.cpus"), []byte("1"), 0))
+		must.NoError(t, os.WriteFile(filepath.Join(dir, "cpuset.mems"), []byte("0"), 0))
+	}
+	cfg.Resources.LinuxResources.CpusetCpus, cfg.Resources.LinuxResources.CpusetCgroupPath = "1", own
+	w.start(t, cfg)
+	must.Eq(t, 0, w.wait(t, cfg.ID).ExitCode)
+	w.says(t, cfg, "Cpus_allowed_list:\t1\n")
+}
+
 func TestRootOptionsRefused(t *testing.T) {
 	w := newWorld(t, func(c *Config) { c.AllowDevices = []string{fuse, "/dev/null"} })
 	percent := int64(1)
@@ -177,12 +199,26 @@ func TestRootLogsDisabled(t *testing.T) {
 	for _, tty := range []bool{false, true} {
 		job := sh("echo secret; echo done > /local/done")
 		job.TTY = tty
-		cfg := w.task(t, job)
+		cfg := w.prepare(t, job, false)
+		// This test is the log collector, so that it sees all that comes when it comes.
+		var readers []int
+		for _, path := range []*string{&cfg.StdoutPath, &cfg.StderrPath} {
+			*path = filepath.Join(cfg.TaskDir().LogDir, fmt.Sprintf(".web.%d.fifo", len(readers)))
+			must.NoError(t, unix.Mkfifo(*path, 0o600))
+			reader, err := unix.Open(*path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+			must.NoError(t, err)
+			t.Cleanup(func() { _ = unix.Close(reader) })
+			readers = append(readers, reader)
+		}
 		w.start(t, cfg)
 		must.Eq(t, 0, w.wait(t, cfg.ID).ExitCode)
 		must.FileExists(t, filepath.Join(cfg.TaskDir().LocalDir, "done"))
+		// The shim has passed on all that it ever will.
 		must.NoError(t, w.harness.DestroyTask(cfg.ID, true))
-		must.Eq(t, "", w.output(cfg))
+		for _, reader := range readers {
+			_, err := unix.Read(reader, make([]byte, 16))
+			must.ErrorIs(t, err, unix.EAGAIN)
+		}
 	}
 }
 

@@ -230,9 +230,12 @@ func TestRootExec(t *testing.T) {
 
 func TestRootStats(t *testing.T) {
 	w := newWorld(t, nil)
-	cfg := w.task(t, sh("while true; do :; done"))
+	job := sh("while true; do :; done")
+	job.CPUHardLimit = true
+	cfg := w.task(t, job)
+	cfg.Resources.LinuxResources.PercentTicks = 0.1 / float64(hostCPUs())
 	w.start(t, cfg)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	ch, err := w.harness.TaskStats(ctx, cfg.ID, 300*time.Millisecond)
 	must.NoError(t, err)
@@ -241,6 +244,11 @@ func TestRootStats(t *testing.T) {
 	must.NotNil(t, second)
 	must.Positive(t, second.ResourceUsage.MemoryStats.Usage)
 	must.Positive(t, second.ResourceUsage.CpuStats.Percent)
+	for second != nil && second.ResourceUsage.CpuStats.ThrottledPeriods == 0 {
+		second = <-ch
+	}
+	must.NotNil(t, second, must.Sprint("a tenth of a core is not enough for an endless loop"))
+	must.Positive(t, second.ResourceUsage.CpuStats.ThrottledTime)
 	must.NoError(t, w.harness.StopTask(cfg.ID, 0, "SIGKILL"))
 	for range ch { //nolint:revive // the stream has to end with the task
 	}
