@@ -82,8 +82,8 @@ func (s *soak) cycle(n int, dice *rand.Rand) {
 	}{
 		{"ends", nil, nil, code},
 		{"is stopped", nil, nil, codeTerm},
-		{"loses its shim", nil, func() { s.kill(w, w.shims()) }, code},
-		{"loses its shim and is stopped", nil, func() { s.kill(w, w.shims()) }, codeTerm},
+		{"loses its shim", nil, func() { s.killShim(w) }, code},
+		{"loses its shim and is stopped", nil, func() { s.killShim(w) }, codeTerm},
 		{"is killed", nil, func() { w.write("done", ""); s.kill(w, w.inits()) }, 128 + int(syscall.SIGKILL)},
 		{"loses its shim in its start", func() { s.strikeStart(w, pause, w.shims) }, nil, code},
 		{"loses its runtime in its start", func() { s.strikeStart(w, pause, w.runtimes) }, nil, code},
@@ -145,6 +145,17 @@ func (s *soak) strikeStart(w *task, pause time.Duration, find func() []int) {
 func (s *soak) kill(w *task, pids []int) {
 	must.SliceNotEmpty(w.t, pids)
 	signalAll(w, pids, syscall.SIGKILL)
+}
+
+// killShim kills the task's shim and waits until another has taken over: when the plugin, the shim and the task end at
+// once, nobody is left who could know the task's code.
+func (s *soak) killShim(w *task) {
+	old := w.shims()
+	s.kill(w, old)
+	w.eventually("another shim has it", func() bool {
+		now := w.shims()
+		return len(now) == 1 && now[0] != old[0] && state(now[0]) != ""
+	})
 }
 
 // killPlugin kills the driver's plugin and lets all who start see to it that they do.
