@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,6 +43,9 @@ type soak struct {
 	// job up when it dies again: so the plugin is left alone until all who saw it die have started.
 	starts sync.RWMutex
 	plugin sync.Mutex
+	// placing is held for reading by each task that is new to Nomad's client, which gives an allocation up when the
+	// plugin dies just as it takes it on.
+	placing sync.RWMutex
 
 	mu    sync.Mutex
 	count map[string]int
@@ -97,7 +101,11 @@ func (s *soak) cycle(n int, dice *rand.Rand) {
 	s.mu.Unlock()
 
 	s.starts.RLock()
+	s.placing.RLock()
 	w.run()
+	_, _, err := shared.AwaitEvent(s.t.Context(), w.name, api.TaskSetup, nil)
+	must.NoError(s.t, err)
+	s.placing.RUnlock()
 	var struck sync.WaitGroup
 	if fate.start != nil {
 		struck.Go(fate.start)
@@ -163,11 +171,19 @@ func (s *soak) killPlugin(pause time.Duration) {
 	s.plugin.Lock()
 	defer s.plugin.Unlock()
 	time.Sleep(pause) // a moment like any other
+	s.placing.Lock()
 	pids, err := shared.Plugin("pangaea-driver")
 	must.NoError(s.t, err)
 	for _, pid := range pids {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		now, err := shared.Plugin("pangaea-driver")
+		if err == nil && len(now) > 0 && !slices.Equal(now, pids) {
+			break
+		}
+	}
+	s.placing.Unlock()
 	s.starts.Lock()
 	s.starts.Unlock() //nolint:staticcheck // nobody is starting now
 }
