@@ -11,7 +11,12 @@ const (
 	LaunchFile = "launch"
 	StateFile  = "state"
 	ExitFile   = "exit"
+	// StartedFile says that a runtime that is not ours was told to run the task's program, and did.
+	StartedFile = "started"
 )
+
+// RuntimeDir is where, below the task's directory, a runtime usually keeps its state.
+const RuntimeDir = "run"
 
 // Version is written into every record, so that a later program knows what it reads.
 const Version = 1
@@ -22,7 +27,10 @@ type Launch struct {
 	ID, BootID           string
 	Shim                 string
 	Runtime, RuntimeKind string
+	RuntimeName          string // What the operator calls it; "" for our own.
 	RuntimeArgs          []string
+	RuntimeRoot          string // Where it keeps its state; "" for the usual place.
+	RuntimeID            string // What it calls the sandbox; "" for ID.
 	Stdout, Stderr       string // Paths of Nomad's log FIFOs.
 	StdioUID, StdioGID   int
 	// TTY gives the program a terminal, whose output goes to Stdout; Stdin leaves its input open; Discard throws all
@@ -34,6 +42,22 @@ type Launch struct {
 	LeaseTTLMs          int64
 }
 
+// Root is where, for a task's directory, the runtime keeps its state.
+func (l *Launch) Root(dir string) string {
+	if l.RuntimeRoot != "" {
+		return l.RuntimeRoot
+	}
+	return filepath.Join(dir, RuntimeDir)
+}
+
+// Container is what the runtime calls the sandbox.
+func (l *Launch) Container() string {
+	if l.RuntimeID != "" {
+		return l.RuntimeID
+	}
+	return l.ID
+}
+
 func (l *Launch) fields() []field {
 	return []field{
 		{"version", &l.Version},
@@ -42,7 +66,10 @@ func (l *Launch) fields() []field {
 		{"shim", &l.Shim},
 		{"runtime", &l.Runtime},
 		{"runtime_kind", &l.RuntimeKind},
+		{"runtime_name", &l.RuntimeName},
 		{"runtime_arg", &l.RuntimeArgs},
+		{"runtime_root", &l.RuntimeRoot},
+		{"runtime_id", &l.RuntimeID},
 		{"stdout", &l.Stdout},
 		{"stderr", &l.Stderr},
 		{"stdio_uid", &l.StdioUID},

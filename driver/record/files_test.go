@@ -12,6 +12,7 @@ import (
 func launch() *Launch {
 	return &Launch{
 		Version: Version, ID: "a-b", BootID: "boot", Shim: "/s", Runtime: "/r", RuntimeKind: "oci",
+		RuntimeName: "other", RuntimeRoot: "/x", RuntimeID: "y",
 		RuntimeArgs: []string{"--a", "b c", ""}, Stdout: "/o\nx", Stderr: `/e"\`, StdioUID: 1, StdioGID: 2,
 		CgroupsPath: "/nomad/x", CpusetCgroup: "/c", LeaseFile: "/l", LeaseTTLMs: 3,
 	}
@@ -125,4 +126,11 @@ func FuzzDecode(f *testing.F) {
 		must.NoError(t, decode(string(encoded), second.fields()))
 		must.Eq(t, first, second)
 	})
+}
+
+func TestLaunchDefaults(t *testing.T) {
+	must.Eq(t, "/t/run", (&Launch{}).Root("/t"))
+	must.Eq(t, "/x", launch().Root("/t"))
+	must.Eq(t, "a", (&Launch{ID: "a"}).Container())
+	must.Eq(t, "y", launch().Container())
 }

@@ -16,11 +16,8 @@ import (
 	"pangaea/driver/record"
 )
 
-// runtimeDir is where, below the task's directory, the runtime keeps its state.
-const runtimeDir = "run"
-
-// kindOCI is a runtime that is not ours.
-const kindOCI = "oci"
+// kindOwn is our own runtime; all others are driven by the OCI command line.
+const kindOwn = "pangaea"
 
 // initName is what libcontainer's init calls itself until it becomes the task's program.
 const initName = "runc:[2:INIT]"
@@ -37,10 +34,10 @@ func (s *shim) launch() error {
 	s.lease.begin(now())
 	s.child = true
 	failpoint.Here(s.dir, "shim-launch")
-	if s.conf.RuntimeKind == kindOCI {
-		err = s.launchOCI()
-	} else {
+	if s.conf.RuntimeKind == kindOwn {
 		err = s.launchOwn()
+	} else {
+		err = s.launchOCI()
 	}
 	if err != nil {
 		s.kill()
@@ -51,8 +48,8 @@ func (s *shim) launch() error {
 // args is the runtime's command line for a verb.
 func (s *shim) args(verb string, more ...string) []string {
 	args := append([]string{s.conf.Runtime}, s.conf.RuntimeArgs...)
-	args = append(args, "--root", filepath.Join(s.dir, runtimeDir), "--log", filepath.Join(s.dir, "runtime.log"), verb)
-	return append(append(args, more...), s.conf.ID)
+	args = append(args, "--root", s.conf.Root(s.dir), "--log", filepath.Join(s.dir, "runtime.log"), verb)
+	return append(append(args, more...), s.conf.Container())
 }
 
 // runtimeEnv is the runtime's environment. Two of its threads take turns (one of them is in the sandbox's mount
@@ -158,63 +155,6 @@ func (s *shim) admit(start func() error) error {
 		s.kill()
 	}
 	return nil
-}
-
-// launchOCI runs any OCI runtime.
-func (s *shim) launchOCI() error {
-	if s.conf.TTY {
-		return errors.New("cannot give the task a terminal: this runtime can't; leave tty out, or use the driver's own runtime")
-	}
-	pidFile := filepath.Join(s.dir, "init.pid")
-	err := s.ociVerb(s.args("create", "--bundle", s.dir, "--pid-file", pidFile))
-	s.closeTaskEnds()
-	if err != nil {
-		return err
-	}
-	text, err := os.ReadFile(pidFile)
-	if err != nil {
-		return wrap("read the sandbox's pid", err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return wrap("read the sandbox's pid", err)
-	}
-	err = s.record(pid)
-	if err == nil {
-		err = s.joinCpuset(pid)
-	}
-	if err == nil {
-		err = s.admit(func() error { return s.ociVerb(s.args("start")) })
-	}
-	if err == nil && !s.lease.exists() {
-		s.report("started")
-	}
-	return err
-}
-
-func (s *shim) joinCpuset(pid int) error {
-	if s.conf.CpusetCgroup == "" {
-		return nil
-	}
-	return os.WriteFile(filepath.Join(s.conf.CpusetCgroup, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
-}
-
-// ociVerb runs the runtime and waits for it; what went wrong is the last of its log.
-func (s *shim) ociVerb(args []string) error {
-	pid, err := s.spawn(args)
-	if err != nil {
-		return err
-	}
-	status := s.waitChild(pid)
-	if status.Exited() && status.ExitStatus() == 0 {
-		return nil
-	}
-	if status.Signaled() {
-		return errRuntimeDied
-	}
-	text, _ := os.ReadFile(filepath.Join(s.dir, "runtime.log"))
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return errors.New("the runtime failed: " + lines[len(lines)-1])
 }
 
 // waitChild reaps one child of ours.

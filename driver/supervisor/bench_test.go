@@ -35,6 +35,7 @@ func BenchmarkRootStart(b *testing.B) {
 
 // What runs once per task must be small: all of it is the shim.
 func TestRootMemoryPerTask(t *testing.T) {
+	ownOnly(t, "the shim is the same")
 	b := newBench(t)
 	const tasks, mostPSS = 20, 1 << 20
 	var launches []Launch

@@ -25,7 +25,7 @@ const stopTime = 3 * time.Second
 // Exec runs a program in the sandbox and returns its exit code. A program that can't be run has the code that
 // a shell gives it, 126 or 127, and the reason on Stderr.
 func (t *Task) Exec(ctx context.Context, r ExecRequest) (int, error) {
-	if t.ended() || !hasStarted(t.dir, t.launch.ID) {
+	if t.ended() || !hasStarted(t.dir, t.launch) {
 		return 0, ErrNotRunning
 	}
 	process, err := t.execProcess(r)
@@ -37,7 +37,10 @@ func (t *Task) Exec(ctx context.Context, r ExecRequest) (int, error) {
 		return 0, err
 	}
 	defer file.Close()
-	if r.TTY {
+	switch {
+	case r.TTY && t.launch.RuntimeKind != KindPangaea:
+		return t.execPty(ctx, r, file, process.ConsoleSize)
+	case r.TTY:
 		return t.execTTY(ctx, r, file)
 	}
 	return t.execPipes(ctx, r, file)
@@ -48,14 +51,9 @@ func (t *Task) execProcess(r ExecRequest) (*specs.Process, error) {
 	if len(r.Args) == 0 {
 		return nil, errors.New("cannot run nothing in the sandbox: name a program")
 	}
-	data, err := os.ReadFile(filepath.Join(t.dir, bundleFile))
+	spec, err := t.bundle()
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the sandbox's bundle: %w", err)
-	}
-	var spec specs.Spec
-	err = json.Unmarshal(data, &spec)
-	if err != nil || spec.Process == nil {
-		return nil, fmt.Errorf("cannot decode the sandbox's bundle: %w", err)
+		return nil, err
 	}
 	process := spec.Process
 	process.Args = r.Args
@@ -69,6 +67,20 @@ func (t *Task) execProcess(r ExecRequest) (*specs.Process, error) {
 		process.User, err = t.lookUpUser(r.User)
 	}
 	return process, err
+}
+
+// bundle is what the sandbox was made of.
+func (t *Task) bundle() (*specs.Spec, error) {
+	data, err := os.ReadFile(filepath.Join(t.dir, bundleFile))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the sandbox's bundle: %w", err)
+	}
+	var spec specs.Spec
+	err = json.Unmarshal(data, &spec)
+	if err != nil || spec.Process == nil || spec.Root == nil {
+		return nil, fmt.Errorf("cannot decode the sandbox's bundle: %w", err)
+	}
+	return &spec, nil
 }
 
 // firstSize is the terminal's size if it is known already, so that the program does not see it change at once.
@@ -104,20 +116,36 @@ func memoryFile(process *specs.Process) (*os.File, error) {
 }
 
 // execCommand is the runtime's command that runs the process. A cancelled context asks the runtime to kill it.
-func (t *Task) execCommand(ctx context.Context, process *os.File, flags ...string) *exec.Cmd {
+func (t *Task) execCommand(ctx context.Context, process *os.File, flags ...string) (*exec.Cmd, *otherExec, error) {
 	args := append([]string{"exec", "--process", "/proc/self/fd/3"}, flags...)
-	if t.launch.CpusetCgroup != "" && t.launch.RuntimeKind == KindPangaea {
+	inner, err := t.newOtherExec()
+	if err != nil {
+		return nil, nil, err
+	}
+	switch {
+	case inner != nil:
+		args = inner.args(args)
+	case t.launch.CpusetCgroup != "":
 		args = append(args, "--cpuset", t.launch.CpusetCgroup)
 	}
-	cmd := t.sup.runtimeCommand(ctx, t.dir, t.launch, append(args, t.launch.ID)...)
+	cmd := t.sup.runtimeCommand(ctx, t.dir, t.launch, append(args, t.launch.Container())...)
 	cmd.ExtraFiles = []*os.File{process}
-	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.Cancel = func() error {
+		if inner != nil {
+			return inner.kill(cmd.Process)
+		}
+		return cmd.Process.Signal(unix.SIGTERM)
+	}
 	cmd.WaitDelay = stopTime
-	return cmd
+	return cmd, inner, nil
 }
 
 func (t *Task) execPipes(ctx context.Context, r ExecRequest, process *os.File) (int, error) {
-	cmd := t.execCommand(ctx, process)
+	cmd, inner, err := t.execCommand(ctx, process)
+	if err != nil {
+		return 0, err
+	}
+	defer inner.close()
 	outputs, err := pipeOutputs(cmd, r)
 	if err != nil {
 		return 0, err
@@ -145,7 +173,7 @@ func (t *Task) execPipes(ctx context.Context, r ExecRequest, process *os.File) (
 	}
 	err = cmd.Wait()
 	outputs.linger()
-	return exitCode(ctx, cmd, err)
+	return inner.code(exitCode(ctx, cmd, err))
 }
 
 // exitCode is the runtime's exit code, which is the program's.

@@ -64,6 +64,30 @@ type bench struct {
 	rootfs string
 	before leftovers
 	serial *int
+	// runtime is the other runtime that tasks run under, or "".
+	runtime string
+}
+
+// runtimeEnv names the runtime that the root tests run their tasks under: runsc or runc, from the directory of
+// PANGAEA_BIN, instead of our own.
+const runtimeEnv = "PANGAEA_TEST_RUNTIME"
+
+// others is that runtime.
+func others() map[string]Runtime {
+	name := os.Getenv(runtimeEnv)
+	kind := map[string]string{"runsc": KindRunsc, "runc": KindOCI}[name]
+	return map[string]Runtime{name: {Kind: kind, Path: filepath.Join(os.Getenv("PANGAEA_BIN"), name)}}
+}
+
+// gvisor says that the tasks run under gVisor.
+func gvisor() bool { return os.Getenv(runtimeEnv) == "runsc" }
+
+// ownOnly skips a test of what only our own runtime does.
+func ownOnly(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv(runtimeEnv) != "" {
+		t.Skip(why)
+	}
 }
 
 // on is the same bench for a subtest.
@@ -76,7 +100,7 @@ func (b *bench) on(t testing.TB) *bench {
 func newBench(t testing.TB) *bench {
 	t.Helper()
 	must.Zero(t, os.Geteuid(), must.Sprint("root tests must run as root"))
-	b := &bench{t: t, serial: new(int)}
+	b := &bench{t: t, serial: new(int), runtime: os.Getenv(runtimeEnv)}
 	var err error
 	b.root, err = os.MkdirTemp("/var/tmp", "pangaea-supervisor-")
 	must.NoError(t, err)
@@ -91,7 +115,7 @@ func newBench(t testing.TB) *bench {
 	b.rootfs = filepath.Join(b.root, "rootfs")
 	makeRootfs(t, b.rootfs)
 	b.sup = New(Config{
-		ShimPath: built.shim, RuntimePath: built.runtime,
+		ShimPath: built.shim, RuntimePath: built.runtime, Others: others(),
 		Logger: hclog.New(&hclog.LoggerOptions{Output: io.Discard}),
 	})
 	return b
@@ -121,18 +145,22 @@ func (b *bench) launch(args ...string) Launch {
 	id := fmt.Sprintf("t%d-%d", os.Getpid(), *b.serial)
 	dir := filepath.Join(b.root, id)
 	must.NoError(b.t, os.Mkdir(dir, 0o700))
-	return Launch{ID: id, Dir: dir, Spec: b.spec(id, args)}
+	return Launch{ID: id, Dir: dir, Spec: b.spec(id, args), Runtime: b.runtime}
 }
 
 func (b *bench) spec(id string, args []string) *specs.Spec {
 	mapping := []specs.LinuxIDMapping{{ContainerID: 0, HostID: hostBase, Size: 65536}}
+	files := uint64(1 << 30) // Which our own runtime has to make less.
+	if b.runtime != "" {
+		files = 1024
+	}
 	return &specs.Spec{
 		Version: specs.Version,
 		Root:    &specs.Root{Path: b.rootfs},
 		Process: &specs.Process{
 			Args: args, Cwd: "/", Env: []string{"PATH=/bin", "HOME=/root"},
 			NoNewPrivileges: true, Capabilities: &specs.LinuxCapabilities{},
-			Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1 << 30, Hard: 1 << 30}},
+			Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: files, Hard: files}},
 		},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
@@ -279,7 +307,7 @@ func eventually(t testing.TB, what string, holds func() bool) {
 }
 
 // leftovers is what a test must not leave more of.
-type leftovers struct{ processes, cgroups, mounts, fds []string }
+type leftovers struct{ processes, cgroups, mounts, fds, roots []string }
 
 func look(t testing.TB, root string) leftovers {
 	t.Helper()
@@ -302,6 +330,14 @@ func look(t testing.TB, root string) leftovers {
 	for line := range strings.Lines(string(mounts)) {
 		if strings.Contains(line, root) {
 			l.mounts = append(l.mounts, line)
+		}
+	}
+	tasks, err := filepath.Glob(filepath.Join(root, "t*"))
+	must.NoError(t, err)
+	for _, dir := range tasks {
+		_, err := os.Stat(runscRoot(dir))
+		if err == nil {
+			l.roots = append(l.roots, runscRoot(dir))
 		}
 	}
 	entries, err := os.ReadDir("/proc/self/fd")
@@ -337,5 +373,6 @@ func (l leftovers) compare(t testing.TB, root string) {
 	must.LessEq(t, len(l.processes), len(now.processes), must.Sprintf("processes are left: %v", now.processes))
 	must.LessEq(t, len(l.cgroups), len(now.cgroups), must.Sprintf("cgroups are left: %v", now.cgroups))
 	must.LessEq(t, len(l.mounts), len(now.mounts), must.Sprintf("mounts are left: %v", now.mounts))
+	must.LessEq(t, len(l.roots), len(now.roots), must.Sprintf("runsc's state is left: %v", now.roots))
 	must.LessEq(t, len(l.fds), len(now.fds), must.Sprintf("descriptors are left: %v", now.fds))
 }

@@ -72,7 +72,11 @@ func TestRootLease(t *testing.T) {
 		renew(t, file, "1")
 		got := b.wait(task)
 		must.Eq(t, 126, got.Code)
-		must.StrContains(t, got.Error, "refused to execute")
+		reason := "refused to execute"
+		if gvisor() {
+			reason = "exec format error"
+		}
+		must.StrContains(t, got.Error, reason)
 	})
 	t.Run("ends by itself", func(t *testing.T) {
 		task, _, file := held(t, "ends", "/bin/sh", "-c", "exit 3")

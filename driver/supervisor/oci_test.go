@@ -11,6 +11,7 @@ import (
 
 // Another OCI runtime is driven by the plain OCI command line only; ours has that too and stands in for one here.
 func TestRootOCIRuntime(t *testing.T) {
+	ownOnly(t, "it brings its own")
 	b := newBench(t)
 	b.sup = New(Config{ShimPath: built.shim, RuntimePath: built.runtime, RuntimeKind: KindOCI, RuntimeArgs: []string{"--log", "/dev/null"}})
 	must.Eq(t, 17, b.run(b.launch("/bin/sh", "-c", "exit 17")).Code)
@@ -35,6 +36,7 @@ func TestRootOCIRuntime(t *testing.T) {
 }
 
 func TestRootProgramsMissing(t *testing.T) {
+	ownOnly(t, "it brings its own")
 	b := newBench(t)
 	b.sup = New(Config{ShimPath: "/nonexistent/shim", RuntimePath: built.runtime})
 	_, err := b.sup.Start(t.Context(), b.launch("/bin/true"))

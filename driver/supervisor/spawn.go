@@ -36,17 +36,21 @@ func (s *Supervisor) prepare(l Launch) (*record.Launch, cgroup.Task, error) {
 	if err != nil {
 		return nil, group, err
 	}
-	bundle, err := json.Marshal(l.Spec)
+	launch, err := s.launchRecord(l)
+	if err != nil {
+		return nil, group, err
+	}
+	spec, err := s.suit(l, launch)
+	if err != nil {
+		return nil, group, err
+	}
+	bundle, err := json.Marshal(spec)
 	if err != nil {
 		return nil, group, fmt.Errorf("cannot encode the sandbox's spec: %w", err)
 	}
 	err = os.WriteFile(filepath.Join(l.Dir, bundleFile), bundle, 0o600)
 	if err != nil {
 		return nil, group, fmt.Errorf("cannot write the sandbox's bundle: %w", err)
-	}
-	launch, err := s.launchRecord(l)
-	if err != nil {
-		return nil, group, err
 	}
 	return launch, group, record.WriteLaunch(l.Dir, launch)
 }
@@ -69,8 +73,11 @@ func check(l Launch) error {
 
 // clearRecords removes an earlier run's records: an old exit record would be taken for this run's.
 func clearRecords(dir string) error {
-	for _, name := range []string{record.StateFile, record.ExitFile, runtimeDir} {
-		err := os.RemoveAll(filepath.Join(dir, name))
+	for _, path := range []string{
+		filepath.Join(dir, record.StateFile), filepath.Join(dir, record.ExitFile), filepath.Join(dir, record.StartedFile),
+		filepath.Join(dir, record.RuntimeDir), runscRoot(dir),
+	} {
+		err := os.RemoveAll(path)
 		if err != nil {
 			return fmt.Errorf("cannot remove an earlier run's records: %w", err)
 		}
@@ -83,10 +90,14 @@ func (s *Supervisor) launchRecord(l Launch) (*record.Launch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot tell this boot from others: %w", err)
 	}
+	runtime, ok := s.runtime(l.Runtime)
+	if !ok {
+		return nil, fmt.Errorf("internal error: there is no runtime %q", l.Runtime)
+	}
 	return &record.Launch{
 		Version: record.Version, ID: l.ID, BootID: boot,
-		Shim: s.conf.ShimPath, Runtime: s.conf.RuntimePath,
-		RuntimeKind: s.conf.RuntimeKind, RuntimeArgs: s.conf.RuntimeArgs,
+		Shim: s.conf.ShimPath, Runtime: runtime.Path,
+		RuntimeName: l.Runtime, RuntimeKind: runtime.Kind, RuntimeArgs: runtime.Args,
 		Stdout: l.Stdout, Stderr: l.Stderr, TTY: l.Spec.Process.Terminal, Stdin: l.Stdin, Discard: l.Discard,
 		StdioUID:    hostID(l.Spec.Process.User.UID, l.Spec.Linux.UIDMappings),
 		StdioGID:    hostID(l.Spec.Process.User.GID, l.Spec.Linux.GIDMappings),
@@ -110,6 +121,15 @@ type shimProcess struct {
 	process *process
 	child   *exec.Cmd
 	status  *os.File
+}
+
+// shim has a shim start the task: the one that waits, or a new one.
+func (s *Supervisor) shim(launch *record.Launch, dir string) (*shimProcess, error) {
+	waiting := s.hire(launch, dir)
+	if waiting != nil {
+		return waiting, nil
+	}
+	return s.spawn(launch, dir)
 }
 
 // spawn starts a shim for a task.

@@ -57,6 +57,9 @@ func TestRootStartErrors(t *testing.T) {
 		{"not executable", []string{"/etc/passwd"}, "permission denied"},
 		{"not a program", []string{"/bin/garbage"}, "refused to execute"},
 	}
+	if gvisor() {
+		tests[0].want, tests[3].want = "no such file or directory", "exec format error"
+	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := b.sup.Start(t.Context(), b.launch(tc.args...))

@@ -22,7 +22,6 @@ const (
 	bundleFile = "config.json"
 	shimLog    = "shim.log"
 	shimLock   = "shim.lock"
-	runtimeDir = "run"
 	execFIFO   = "exec.fifo"
 )
 
@@ -57,9 +56,10 @@ func (s *Supervisor) Start(ctx context.Context, l Launch) (*Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	child := s.hire(l.Dir)
-	if child == nil {
-		child, err = s.spawn(launch, l.Dir)
+	var child *shimProcess
+	err = reserve(launch, l.Spec, group)
+	if err == nil {
+		child, err = s.shim(launch, l.Dir)
 	}
 	if err == nil {
 		err = child.started(ctx)
@@ -186,7 +186,7 @@ func facts(dir string, launch *record.Launch, group cgroup.Task) record.Facts {
 	f.SameBoot = err == nil && boot == launch.BootID
 	// This is looked at before the init is: a sandbox that was never started is removed after its init has died,
 	// and must not be taken for one that was started and lives.
-	f.Started = hasStarted(dir, launch.ID)
+	f.Started = hasStarted(dir, launch)
 	// The exit record is looked for last: a task that ends meanwhile is then seen as ended or as still running.
 	state, err := record.ReadState(dir)
 	f.HasState = err == nil
@@ -200,9 +200,14 @@ func facts(dir string, launch *record.Launch, group cgroup.Task) record.Facts {
 	return f
 }
 
-// hasStarted says whether the sandbox was told to run its program: runc's runtimes keep a FIFO until then.
-func hasStarted(dir, id string) bool {
-	_, err := os.Lstat(filepath.Join(dir, runtimeDir, id, execFIFO))
+// hasStarted says whether the sandbox was told to run its program: our runtime keeps a FIFO until then, and for the
+// others the shim notes it.
+func hasStarted(dir string, launch *record.Launch) bool {
+	if launch.RuntimeKind != KindPangaea {
+		_, err := os.Lstat(filepath.Join(dir, record.StartedFile))
+		return err == nil
+	}
+	_, err := os.Lstat(filepath.Join(launch.Root(dir), launch.ID, execFIFO))
 	return err != nil
 }
 
@@ -213,7 +218,7 @@ func awaitStart(dir string, launch *record.Launch) bool {
 	started := false
 	for deadline := time.Now().Add(cleanTimeout); time.Now().Before(deadline); {
 		state, err := record.ReadState(dir)
-		started = err == nil && (launch.LeaseTTLMs > 0 || hasStarted(dir, launch.ID))
+		started = err == nil && (launch.LeaseTTLMs > 0 || hasStarted(dir, launch))
 		runs := started && record.Alive(state.Pid, state.StartTime)
 		// A shim whose task has ended, or will not start, is about to go.
 		if runs || !locked(filepath.Join(dir, shimLock)) {
@@ -250,7 +255,7 @@ func (s *Supervisor) clean(dir string, launch *record.Launch, group cgroup.Task)
 	if err != nil {
 		return err
 	}
-	err = os.RemoveAll(filepath.Join(dir, runtimeDir))
+	err = os.RemoveAll(launch.Root(dir))
 	if err != nil {
 		return fmt.Errorf("cannot remove the sandbox's state: %w", err)
 	}

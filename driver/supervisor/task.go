@@ -90,7 +90,7 @@ func (t *Task) adopt() *shimProcess {
 	default:
 	}
 	// In this order, for the reason that facts gives.
-	if !hasStarted(t.dir, t.launch.ID) || !t.init.alive() {
+	if !hasStarted(t.dir, t.launch) || !t.init.alive() {
 		return nil
 	}
 	log := t.sup.conf.Logger.With("task_id", t.launch.ID)
@@ -117,7 +117,7 @@ func (t *Task) adopt() *shimProcess {
 
 // witness tells how a task ended that has no shim: the pidfd knows, on Linux 6.15 and later.
 func (t *Task) witness(held pipes) *record.Exit {
-	if !hasStarted(t.dir, t.launch.ID) {
+	if !hasStarted(t.dir, t.launch) {
 		// Its program never ran, and nobody is left who could start it.
 		_ = t.init.signal(unix.SIGKILL)
 	}
@@ -171,8 +171,11 @@ func (t *Task) ended() bool {
 
 // Signal sends a signal to the task's init.
 func (t *Task) Signal(sig unix.Signal) error {
-	if t.ended() || !hasStarted(t.dir, t.launch.ID) {
+	if t.ended() || !hasStarted(t.dir, t.launch) {
 		return ErrNotRunning
+	}
+	if t.launch.RuntimeKind == KindRunsc {
+		return t.signalRunsc(sig)
 	}
 	return t.init.signal(sig)
 }

@@ -24,7 +24,10 @@ func (t *Task) execTTY(ctx context.Context, r ExecRequest, process *os.File) (in
 		return 0, err
 	}
 	defer console.close()
-	cmd := t.execCommand(ctx, process, "--tty", "--console-socket", console.path)
+	cmd, _, err := t.execCommand(ctx, process, "--tty", "--console-socket", console.path)
+	if err != nil {
+		return 0, err
+	}
 	stderr := &tail{}
 	cmd.Stderr = stderr
 	err = cmd.Start()

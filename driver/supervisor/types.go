@@ -22,20 +22,34 @@ var ErrNotRunning = errors.New("the task is not running")
 const (
 	// KindPangaea is this project's own runtime program, which creates and starts in one process.
 	KindPangaea = "pangaea"
-	// KindOCI is any program with the OCI runtime's command line: runc, crun, runsc, kata.
+	// KindOCI is any program with the OCI runtime's command line and runc's way of working: runc, crun.
 	KindOCI = "oci"
+	// KindRunsc is gVisor: a kernel of its own for every task, in a process that the host sees as the task's init.
+	KindRunsc = "runsc"
 )
+
+// Runtime is a program that makes sandboxes.
+type Runtime struct {
+	// Path is the program, Args go before its verb.
+	Path string
+	Args []string
+	// Kind is KindPangaea, which is also what "" means, KindOCI or KindRunsc.
+	Kind string
+	// HostStack lets tasks under KindRunsc that join a network namespace use the host kernel's network stack there,
+	// instead of one of their own that takes the namespace's addresses over.
+	HostStack bool
+}
 
 // Config says which programs supervise and run tasks.
 type Config struct {
 	// ShimPath is the program that supervises one task each.
 	ShimPath string
-	// RuntimePath is the OCI runtime.
+	// RuntimePath, RuntimeKind and RuntimeArgs are the Runtime of tasks whose Launch names no other.
 	RuntimePath string
-	// RuntimeKind is KindPangaea, which is also what "" means, or KindOCI.
 	RuntimeKind string
-	// RuntimeArgs go before the runtime's verb.
 	RuntimeArgs []string
+	// Others are what a Launch may name.
+	Others map[string]Runtime
 	// Logger gets what goes wrong where no caller can be told; nil means nowhere.
 	Logger hclog.Logger
 }
@@ -59,6 +73,8 @@ type Launch struct {
 	CpusetCgroup string
 	// Lease is the task's dead-man's switch.
 	Lease Lease
+	// Runtime names one of the Config's Others; "" is the Config's own.
+	Runtime string
 }
 
 // Lease is a dead-man's switch: the task starts when the file changes and is killed when it stops changing.

@@ -32,11 +32,23 @@ func (t *Task) lookUpUser(name string) (specs.User, error) {
 	return u, nil
 }
 
+// rootfs is the sandbox's root as this process can enter it. gVisor's kernel, which is what the host sees of the task,
+// is not in it itself.
+func (t *Task) rootfs() string {
+	if t.launch.RuntimeKind == KindRunsc {
+		spec, err := t.bundle()
+		if err == nil {
+			return spec.Root.Path
+		}
+	}
+	return "/proc/" + strconv.Itoa(t.state.Pid) + "/root"
+}
+
 // account reads a file of the sandbox. The task may have made it a symlink, so it is resolved inside the sandbox's
 // root and must be a plain file: a FIFO would block us.
 func (t *Task) account(path string) io.Reader {
 	empty := strings.NewReader("")
-	root, err := unix.Open("/proc/"+strconv.Itoa(t.state.Pid)+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := unix.Open(t.rootfs(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return empty
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pangaea/driver/cgroup"
+	"pangaea/driver/record"
 )
 
 // spare is a shim, with a runtime of its own, that waits to be told its task.
@@ -79,8 +80,11 @@ func (s *Supervisor) newSpare() (*spare, error) {
 	return &spare{shimProcess: shim, order: write}, nil
 }
 
-// hire gives the task of a directory to the waiting pair; nil if there is none that lives.
-func (s *Supervisor) hire(dir string) *shimProcess {
+// hire gives the task of a directory to the waiting pair; nil if there is none that lives, or none for its runtime.
+func (s *Supervisor) hire(launch *record.Launch, dir string) *shimProcess {
+	if launch.RuntimeName != "" {
+		return nil
+	}
 	s.mu.Lock()
 	pair := s.spare
 	s.spare = nil

@@ -40,6 +40,7 @@ func gone(pid int) bool {
 }
 
 func TestRootWarm(t *testing.T) {
+	ownOnly(t, "only our own runtime is started ahead")
 	b := newBench(t)
 	t.Cleanup(b.sup.Close)
 	t.Run("a pair serves one task", func(t *testing.T) {
@@ -99,6 +100,7 @@ func TestRootWarm(t *testing.T) {
 
 // A supervisor that ends, by Close or by dying, takes the waiting pair along.
 func TestRootWarmEnds(t *testing.T) {
+	ownOnly(t, "only our own runtime is started ahead")
 	b := newBench(t)
 	shim, runtime := b.waiting()
 	b.sup.Close()
