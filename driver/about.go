@@ -85,6 +85,10 @@ type Config struct {
 	// the host reaches, its LAN, its services and a cloud's metadata, because those networks are not the driver's.
 	RefuseGroupNetworks bool `codec:"refuse_group_networks"`
 
+	Runtimes       map[string]OtherRuntime `codec:"runtime"`
+	DefaultRuntime string                  `codec:"default_runtime"`
+	RequireRuntime []RequireRuntime        `codec:"require_runtime"`
+
 	AllowCaps            []string `codec:"allow_caps"`
 	AllowHostNetwork     bool     `codec:"allow_host_network"`
 	AllowHostUsers       bool     `codec:"allow_userns_host"`
@@ -96,6 +100,20 @@ type Config struct {
 	AllowSwap            bool     `codec:"allow_swap"`
 	AllowUnlimitedMemory bool     `codec:"allow_unlimited_memory"`
 	AllowEgress          []string `codec:"allow_egress"`
+}
+
+// OtherRuntime is an OCI runtime besides the driver's own, under the name that jobs ask for it by.
+type OtherRuntime struct {
+	Path           string   `codec:"path"`
+	Kind           string   `codec:"kind"`
+	Args           []string `codec:"args"`
+	AllowHostStack bool     `codec:"allow_host_stack"`
+}
+
+// RequireRuntime demands a runtime for the jobs of some namespaces, which may be patterns such as pool-*.
+type RequireRuntime struct {
+	Namespaces []string `codec:"namespaces"`
+	Runtime    string   `codec:"runtime"`
 }
 
 // Mirror is a registry's stand-ins, asked in order before it.
@@ -177,6 +195,7 @@ type JobConfig struct {
 	Labels         hclutils.MapStrStr `codec:"labels"`
 	Lease          JobLease           `codec:"lease"`
 	Health         JobHealth          `codec:"healthchecks"`
+	Runtime        string             `codec:"runtime"`
 
 	// What other drivers know and this one refuses, with a reason that is better than "unsupported argument".
 	Privileged bool               `codec:"privileged"`
@@ -265,6 +284,13 @@ func configSpec() *hclspec.Spec {
 		}),
 		"extra_labels": strings("extra_labels"), "disable_log_collection": flag("disable_log_collection"),
 		"allow_devices": strings("allow_devices"), "allow_swap": flag("allow_swap"), "allow_seccomp_profiles": text("allow_seccomp_profiles"), "allow_unlimited_memory": flag("allow_unlimited_memory"),
+		"runtime": hclspec.NewBlockMap("runtime", []string{"name"}, hclspec.NewObject(map[string]*hclspec.Spec{
+			"path": text("path"), "kind": text("kind"), "args": strings("args"), "allow_host_stack": flag("allow_host_stack"),
+		})),
+		"default_runtime": text("default_runtime"),
+		"require_runtime": hclspec.NewBlockList("require_runtime", hclspec.NewObject(map[string]*hclspec.Spec{
+			"namespaces": strings("namespaces"), "runtime": text("runtime"),
+		})),
 		"allow_caps": strings("allow_caps"), "allow_host_network": flag("allow_host_network"),
 		"allow_userns_host": flag("allow_userns_host"), "allow_volumes": flag("allow_volumes"), "allow_sysctls": strings("allow_sysctls"),
 		"allow_image_dirs": strings("allow_image_dirs"),
@@ -299,7 +325,7 @@ func jobSpec() *hclspec.Spec {
 	kinds := map[string][]string{
 		"string": {
 			"image_pull_policy", "command", "work_dir", "hostname", "network_mode", "userns_mode", "shm_size", "disk_limit", "memory_swap",
-			"pid_mode", "ipc_mode", "uts_mode", "cgroupns", "seccomp_profile",
+			"pid_mode", "ipc_mode", "uts_mode", "cgroupns", "seccomp_profile", "runtime",
 		},
 		"list(string)": {
 			"entrypoint", "args", "volumes", "cap_add", "cap_drop", "extra_hosts", "group_add", "ports",

@@ -33,7 +33,9 @@ type Driver struct {
 	starting map[string]*underway
 	swept    bool
 	egress   *egress.Network // nil until first used
-	allocs   string          // where allocations lie, once known
+	runtimes inspector
+	networks map[string]networkUse // of groups, by task
+	allocs   string                // where allocations lie, once known
 }
 
 var _ drivers.DriverPlugin = (*Driver)(nil)
@@ -53,6 +55,7 @@ func New(logger hclog.Logger) *Driver {
 		conf:     newSettings(Config{}),
 		tasks:    map[string]*handle{},
 		starting: map[string]*underway{},
+		networks: map[string]networkUse{},
 	}
 }
 

@@ -67,7 +67,7 @@ func (d *Driver) addExposure(f *drivers.Fingerprint) *drivers.Fingerprint {
 	open := Exposed(allocs)
 	f.Attributes["driver.runc.exposed_data_dir"] = pstructs.NewBoolAttribute(open)
 	if open {
-		f.HealthDescription = drivers.DriverHealthy + ", but " + ExposureAdvice
+		f.HealthDescription += ", but " + ExposureAdvice
 	}
 	return f
 }

@@ -2,7 +2,9 @@ package driver
 
 import (
 	"context"
+	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -33,7 +35,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 		defer ticker.Stop()
 		for {
 			select {
-			case ch <- d.addEgress(d.addExposure(d.settings().fingerprint(ctx, newProbe()))):
+			case ch <- d.addEgress(d.addExposure(d.settings().fingerprint(ctx, newProbe(&d.runtimes)))):
 			case <-ctx.Done():
 				return
 			case <-d.ctx.Done():
@@ -70,7 +72,30 @@ func (s *settings) fingerprint(ctx context.Context, p probe) *drivers.Fingerprin
 		"driver.runc.allow_volumes":      pstructs.NewBoolAttribute(s.AllowVolumes),
 	}
 	maps.Copy(attributes, identity())
-	return &drivers.Fingerprint{Attributes: attributes, Health: drivers.HealthStateHealthy, HealthDescription: drivers.DriverHealthy}
+	f := &drivers.Fingerprint{Attributes: attributes, Health: drivers.HealthStateHealthy, HealthDescription: drivers.DriverHealthy}
+	s.addRuntimes(ctx, p, libcontainer, f)
+	return f
+}
+
+// runtimeAttribute begins the attributes that tell the runtimes' versions.
+const runtimeAttribute = "driver.runc.runtime."
+
+// addRuntimes completes a fingerprint with the runtimes that jobs may ask for. One that can't be used is told by its
+// name, and takes the driver along only if it is the one that jobs get without asking.
+func (s *settings) addRuntimes(ctx context.Context, p probe, own string, f *drivers.Fingerprint) {
+	f.Attributes[runtimeAttribute+ownRuntime] = pstructs.NewStringAttribute(own)
+	for _, name := range slices.Sorted(maps.Keys(s.Runtimes)) {
+		version, err := p.other(ctx, name, s.Runtimes[name])
+		switch {
+		case err == nil:
+			f.Attributes[runtimeAttribute+name] = pstructs.NewStringAttribute(version)
+		case name == s.DefaultRuntime:
+			*f = *sick(fmt.Sprintf("default_runtime %q can't be used: %v", name, err))
+			return
+		default:
+			f.HealthDescription += fmt.Sprintf(", but runtime %q can't be used: %v", name, err)
+		}
+	}
 }
 
 func identity() map[string]*pstructs.Attribute {

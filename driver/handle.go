@@ -73,7 +73,7 @@ func (h *handle) status(ctx context.Context) *drivers.TaskStatus {
 	s := &drivers.TaskStatus{
 		ID: h.config.ID, Name: h.config.Name, State: drivers.TaskStateRunning, StartedAt: h.task.StartedAt(),
 		DriverAttributes: map[string]string{
-			"pid": fmt.Sprint(h.task.Pid()), "image": h.file.Image, "digest": h.file.Digest, "gpus": strings.Join(h.file.UUIDs, ","),
+			"pid": fmt.Sprint(h.task.Pid()), "image": h.file.Image, "digest": h.file.Digest, "gpus": strings.Join(h.file.UUIDs, ","), "runtime": h.file.Runtime,
 		},
 	}
 	if h.health != nil {

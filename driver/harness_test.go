@@ -104,6 +104,10 @@ func newWorld(t testing.TB, change func(*Config)) *world {
 		ShimPath: filepath.Join(built, shimName), RuntimePath: filepath.Join(built, runtimeName),
 		Egress: Egress{Disabled: true}, // it would change the machine's own network
 	}
+	if name := os.Getenv(runtimeEnv); name != "" {
+		w.config.Runtimes = map[string]OtherRuntime{name: otherRuntime(name)}
+		w.config.DefaultRuntime = name
+	}
 	if change != nil {
 		change(&w.config)
 	}
@@ -118,6 +122,18 @@ func newWorld(t testing.TB, change func(*Config)) *world {
 	t.Cleanup(func() { w.driver.Shutdown() })
 	return w
 }
+
+// runtimeEnv names the runtime that tasks run under unless they say, runsc or runc, instead of our own.
+const runtimeEnv = "PANGAEA_TEST_RUNTIME"
+
+// otherRuntime is the runtime of a name in PANGAEA_BIN.
+func otherRuntime(name string) OtherRuntime {
+	kind := map[string]string{"runsc": kindRunsc, "runc": kindOCI}[name]
+	return OtherRuntime{Kind: kind, Path: filepath.Join(os.Getenv("PANGAEA_BIN"), name)}
+}
+
+// gvisor says that tasks run under gVisor.
+func gvisor() bool { return os.Getenv(runtimeEnv) == "runsc" }
 
 // restart replaces the plugin's process by a new one, as far as it can see.
 func (w *world) restart(t testing.TB) {
@@ -181,6 +197,14 @@ func removeCgroup(dir string) error {
 // task is a job's task as Nomad would hand it over.
 func (w *world) task(t testing.TB, job JobConfig) *drivers.TaskConfig { return w.prepare(t, job, true) }
 
+// memoryMB is what tasks get: enough for a kernel of their own, if they have one.
+func memoryMB() int64 {
+	if gvisor() {
+		return 160
+	}
+	return 64
+}
+
 // prepare is task, with or without a logmon: one whose task never starts takes seconds to stop.
 func (w *world) prepare(t testing.TB, job JobConfig, logs bool) *drivers.TaskConfig {
 	t.Helper()
@@ -190,8 +214,8 @@ func (w *world) prepare(t testing.TB, job JobConfig, logs bool) *drivers.TaskCon
 		AllocID: alloc, Name: "web", ID: alloc + "/web/" + uuid.Generate()[:8], JobName: "job", TaskGroupName: "group",
 		Env: map[string]string{"GREETING": "hello"},
 		Resources: &drivers.Resources{
-			NomadResources: &structs.AllocatedTaskResources{Memory: structs.AllocatedMemoryResources{MemoryMB: 64}, Cpu: structs.AllocatedCpuResources{CpuShares: 100}},
-			LinuxResources: &drivers.LinuxResources{CPUShares: 100, MemoryLimitBytes: 64 << 20},
+			NomadResources: &structs.AllocatedTaskResources{Memory: structs.AllocatedMemoryResources{MemoryMB: memoryMB()}, Cpu: structs.AllocatedCpuResources{CpuShares: 100}},
+			LinuxResources: &drivers.LinuxResources{CPUShares: 100, MemoryLimitBytes: memoryMB() << 20},
 		},
 	}
 	cfg.Resources.LinuxResources.CpusetCgroupPath = "/sys/fs/cgroup/cpuset/" + w.parent + "/share"

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -70,7 +72,8 @@ func newDisk() disk {
 // Inspect looks at everything that the driver needs of this machine, as configured. It changes nothing.
 func (d *Driver) Inspect(ctx context.Context) []Finding {
 	s := d.settings()
-	all := s.inspectNeeds(ctx, newProbe())
+	p := newProbe(&d.runtimes)
+	all := append(s.inspectNeeds(ctx, p), s.inspectRuntimes(ctx, p)...)
 	all = append(all, s.inspectDisk(newDisk(), os.Geteuid())...)
 	return append(all, s.inspectGPUs(d))
 }
@@ -88,6 +91,20 @@ func (s *settings) inspectNeeds(ctx context.Context, p probe) []Finding {
 		f := Finding{Area: inspectArea, Name: n.name, Verdict: verdictOK, Seen: n.seen}
 		if !n.ok {
 			f.Verdict, f.Fix = verdictFail, n.fix
+		}
+		all = append(all, f)
+	}
+	return all
+}
+
+// inspectRuntimes looks at the runtimes that the operator has added.
+func (s *settings) inspectRuntimes(ctx context.Context, p probe) []Finding {
+	var all []Finding
+	for _, name := range slices.Sorted(maps.Keys(s.Runtimes)) {
+		version, err := p.other(ctx, name, s.Runtimes[name])
+		f := Finding{Area: inspectArea, Name: "runtime " + name, Verdict: verdictOK, Seen: version}
+		if err != nil {
+			f.Verdict, f.Seen, f.Fix = verdictFail, err.Error(), "correct the driver's runtime block of that name, or what it leads to"
 		}
 		all = append(all, f)
 	}

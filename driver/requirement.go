@@ -13,10 +13,11 @@ type probe struct {
 	exists  func(path string) bool
 	read    func(path string) (string, error)
 	version func(ctx context.Context, runtime string) (string, error)
+	other   func(ctx context.Context, name string, r OtherRuntime) (string, error)
 	euid    int
 }
 
-func newProbe() probe {
+func newProbe(runtimes *inspector) probe {
 	return probe{
 		exists: func(path string) bool { _, err := os.Stat(path); return err == nil },
 		read: func(path string) (string, error) {
@@ -24,6 +25,7 @@ func newProbe() probe {
 			return strings.TrimSpace(string(text)), err
 		},
 		version: runtimeVersion,
+		other:   runtimes.version,
 		euid:    os.Geteuid(),
 	}
 }

@@ -67,6 +67,7 @@ func newSettings(c Config) *settings {
 	s.allowedLists()
 	s.signatureBlocks()
 	s.egressPolicy()
+	s.namedRuntimes()
 	return s
 }
 

@@ -38,6 +38,8 @@ type startup struct {
 
 	earlier     []*underway // starts of the same task that this one is to replace
 	releaseLogs func()      // nil while they are not held
+	// runtime is the operator's name of it.
+	runtime string
 }
 
 // step is one part of a start. They run in order, and their undoing in reverse order.
@@ -56,6 +58,7 @@ func steps() []step {
 		{"owners", (*startup).mapOwners},
 		{"gpus", (*startup).grant},
 		{"network", (*startup).network},
+		{"network's owner", (*startup).claimNetwork},
 		{"sandbox", (*startup).launch},
 	}
 }
@@ -159,6 +162,10 @@ func (s *startup) validate() error {
 	if err != nil {
 		return err
 	}
+	err = s.chooseRuntime()
+	if err != nil {
+		return err
+	}
 	s.uuids, err = gpu.Grants(s.cfg.DeviceEnv)
 	if err != nil {
 		return err
@@ -200,7 +207,7 @@ func (s *startup) claimIDs() error {
 	s.dir = s.conf.taskDir(id)
 	s.file = taskFile{
 		TaskID: s.cfg.ID, AllocID: s.cfg.AllocID, Task: s.cfg.Name, AllocDir: s.cfg.AllocDir, ID: id,
-		Image: s.image.Ref, Digest: s.image.Digest, Stop: s.facts.Stop, UUIDs: s.uuids,
+		Image: s.image.Ref, Digest: s.image.Digest, Stop: s.facts.Stop, UUIDs: s.uuids, Runtime: s.runtime,
 	}
 	s.file.Health, err = healthOf(&s.job.Health, s.image.Config.Healthcheck, s.image.Config.Shell)
 	if err != nil {
@@ -325,7 +332,7 @@ func (s *startup) launch() error {
 	s.task, err = s.supervisor.Start(s.ctx, supervisor.Launch{
 		ID: s.file.ID, Dir: s.dir, Spec: spec, Stdout: logFIFO(s.cfg.StdoutPath), Stderr: logFIFO(s.cfg.StderrPath),
 		Stdin: s.job.Interactive, Discard: s.conf.DisableLogCollection,
-		CpusetCgroup: cpusetCgroup(s.cfg, &s.host), Lease: s.lease,
+		CpusetCgroup: cpusetCgroup(s.cfg, &s.host), Lease: s.lease, Runtime: s.other(),
 	})
 	if err != nil {
 		return err

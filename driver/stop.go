@@ -112,6 +112,7 @@ func (d *Driver) DestroyTask(id string, force bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.tasks, id)
+	delete(d.networks, id)
 	return nil
 }
 

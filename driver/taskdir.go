@@ -27,6 +27,7 @@ type taskFile struct {
 	Digest   string   `json:"digest,omitempty"`
 	Stop     string   `json:"stop_signal,omitempty"`
 	UUIDs    []string `json:"gpus,omitempty"`
+	Runtime  string   `json:"runtime,omitempty"`
 
 	Health *healthCheck `json:"health,omitempty"`
 }
@@ -100,10 +101,13 @@ func readTaskFile(dir string) (taskFile, error) {
 	return t, nil
 }
 
-// removeTaskDir removes a task's directory. What is mounted in it is unmounted first: removing through a mount would
-// delete what is mounted.
+// removeTaskDir removes a task's directory. What it says of the task's network is made good first. What is mounted in
+// it is unmounted: removing through a mount would delete what is mounted.
 func removeTaskDir(dir string) error {
-	err := unmountNetwork(dir)
+	err := returnNetwork(dir)
+	if err == nil {
+		err = unmountNetwork(dir)
+	}
 	if err != nil {
 		return err
 	}

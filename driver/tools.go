@@ -57,7 +57,7 @@ func (d *Driver) open() (*tools, error) {
 	shim, runtime := s.programs()
 	d.tools = &tools{
 		images:     images,
-		supervisor: supervisor.New(supervisor.Config{ShimPath: shim, RuntimePath: runtime, Logger: d.log.Named("supervisor")}),
+		supervisor: supervisor.New(supervisor.Config{ShimPath: shim, RuntimePath: runtime, Others: s.others(), Logger: d.log.Named("supervisor")}),
 		gpus:       gpu.New(gpu.Config{Root: s.DriverRoot, Dir: filepath.Join(s.StateDir, "gpu"), Logger: d.log.Named("gpu")}),
 		ids:        &idRanges{dir: idRegistry, start: s.idStart, slots: s.idSlots},
 		host:       readHost(),
