@@ -43,7 +43,8 @@ func (p *Plugin) Inspect(ctx context.Context) []Finding {
 		return append(all, finding("warn", "options", "take enabled = false out of the plugin's block", "the plugin is switched off"))
 	}
 	m := newMonitor(s, p.log, func(string) {})
-	m.session.worker = startWorker(ctx)
+	m.lookOnly = true
+	m.start(ctx)
 	machine, ok, _, reason := m.session.machine(s.hangAfter, time.Now())
 	all = append(all, inspectKernel("/", machine.DriverVersion)...)
 	switch {

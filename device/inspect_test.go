@@ -15,12 +15,14 @@ import (
 func inspectWith(t *testing.T, s nvmlsim.State, config Config) []Finding {
 	t.Helper()
 	must.NoError(t, nvmlsim.WriteState(statePath(), s))
-	config.Enabled, config.LibraryPath = true, library
+	config.Enabled, config.LibraryPath, config.ControlDir = true, library, filepath.Join(t.TempDir(), "control")
 	p := New(t.Context(), hclog.NewNullLogger())
 	var packed []byte
 	must.NoError(t, base.MsgPackEncode(&packed, &config))
 	must.NoError(t, p.SetConfig(&base.Config{PluginConfig: packed}))
-	return p.Inspect(t.Context())
+	found := p.Inspect(t.Context())
+	must.DirNotExists(t, config.ControlDir, must.Sprint("it only looks"))
+	return found
 }
 
 func TestInspect(t *testing.T) {

@@ -46,6 +46,7 @@ type monitor struct {
 	reopened  time.Time
 	places    map[string]place // of an earlier life too
 	pokes     chan struct{}    // asks for a round now
+	lookOnly  bool             // keeps nothing and listens to nothing
 
 	published atomic.Pointer[snapshot]
 }
@@ -63,11 +64,7 @@ func newMonitor(s settings, log hclog.Logger, restart func(string)) *monitor {
 
 // run looks until the context ends.
 func (m *monitor) run(ctx context.Context) {
-	m.session.worker = startWorker(ctx)
-	err := m.settings.control.Recall("places", &m.places)
-	if err != nil {
-		m.log.Warn("the GPUs' groups may be named otherwise than before", "error", err)
-	}
+	m.start(ctx)
 	ticker := time.NewTicker(m.settings.period)
 	defer ticker.Stop()
 	for {
@@ -80,6 +77,15 @@ func (m *monitor) run(ctx context.Context) {
 		case <-m.pokes:
 		case <-ticker.C:
 		}
+	}
+}
+
+// start makes the monitor ready for its rounds.
+func (m *monitor) start(ctx context.Context) {
+	m.session.worker = startWorker(ctx)
+	err := m.settings.control.Recall("places", &m.places)
+	if err != nil {
+		m.log.Warn("the GPUs' groups may be named otherwise than before", "error", err)
 	}
 }
 

@@ -43,7 +43,7 @@ func (m *monitor) locate() {
 			changed = g.place.settle(known) || changed
 		}
 	}
-	if !changed {
+	if !changed || m.lookOnly {
 		return
 	}
 	for _, g := range present {

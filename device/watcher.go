@@ -24,6 +24,9 @@ const watchMilliseconds = 500
 
 // watch starts a watcher for the GPU unless one runs.
 func (m *monitor) watch(ctx context.Context, g *gpu) {
+	if m.lookOnly {
+		return
+	}
 	w, ok := m.watchers[g.uuid]
 	if ok {
 		select {
