@@ -65,6 +65,11 @@ func withUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: sysc
 // spawn runs the runtime with the task's stdio, and perhaps one descriptor more.
 func (s *shim) spawn(args []string, extra ...uintptr) (int, error) {
 	files := append([]uintptr{uintptr(s.stdin), uintptr(s.out[0].taskEnd), uintptr(s.out[1].taskEnd)}, extra...)
+	if s.conf.RuntimeKind != kindOwn {
+		// This process has no huge pages, which its children inherit; the task shall have what the host gives.
+		_ = unix.Prctl(unix.PR_SET_THP_DISABLE, 0, 0, 0, 0)
+		defer func() { _ = unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0) }()
+	}
 	pid, err := syscall.ForkExec(s.conf.Runtime, args, &syscall.ProcAttr{
 		Dir: "/", Env: runtimeEnv(), Files: files, Sys: withUs(),
 	})

@@ -163,8 +163,7 @@ func TestRootRunscPartKilled(t *testing.T) {
 			task := b.start(b.launch("/bin/sh", "-c", "while true; do ls /bin >/dev/null; sleep 0.1; done"))
 			killed := 0
 			for _, pid := range task.group.Pids() {
-				name, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-				must.NoError(t, err)
+				name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // some end meanwhile
 				if strings.HasPrefix(string(name), part) {
 					must.NoError(t, unix.Kill(pid, unix.SIGKILL))
 					killed++

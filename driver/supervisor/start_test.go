@@ -81,6 +81,7 @@ func TestRootLogs(t *testing.T) {
 
 // A terminal hangs up with its shim, but the task's end is known all the same.
 func TestRootTerminalShimKilled(t *testing.T) {
+	ownOnly(t, "only our own runtime gives a terminal")
 	b := newBench(t)
 	l := b.launch("/bin/sh", "-c", "trap '' HUP; tty; sleep 1; echo more 2>/dev/null; exit 9")
 	l.Spec.Process.Terminal = true

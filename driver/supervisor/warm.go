@@ -115,6 +115,23 @@ func (p *spare) dismiss() {
 	p.end()
 }
 
+// hugePages guards the process's own word on huge pages.
+var hugePages sync.Mutex
+
+// withoutHugePages starts a process that gets none. A shim touches a few pages here and there, each of which would be
+// 2 MiB on a kernel that gives huge pages to all, such as Debian's. What it starts in turn inherits that, until the
+// runtime's init, or the shim before it starts another runtime, takes it back for the task.
+func withoutHugePages(start func() error) error {
+	hugePages.Lock()
+	defer hugePages.Unlock()
+	err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0)
+	if err != nil {
+		return fmt.Errorf("cannot do without huge pages: %w", err)
+	}
+	defer func() { _ = unix.Prctl(unix.PR_SET_THP_DISABLE, 0, 0, 0, 0) }()
+	return start()
+}
+
 // startShim starts a shim in a session of its own, with nothing of ours but the status pipe.
 func startShim(cmd *exec.Cmd) (*shimProcess, error) {
 	read, write, err := os.Pipe()
@@ -122,19 +139,12 @@ func startShim(cmd *exec.Cmd) (*shimProcess, error) {
 		return nil, fmt.Errorf("cannot make a pipe: %w", err)
 	}
 	defer write.Close()
-	// A shim touches a few pages here and there, each of which would be 2 MiB on a kernel that gives huge pages to all,
-	// such as Debian's. Children inherit this; the runtime's init takes it back for the task.
-	err = unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0)
-	if err != nil {
-		read.Close()
-		return nil, fmt.Errorf("cannot do without huge pages: %w", err)
-	}
 	pidfd := -1
 	cmd.Dir = "/"
 	cmd.Env = []string{"GOMAXPROCS=1"}
 	cmd.ExtraFiles = []*os.File{write}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd}
-	err = cmd.Start()
+	err = withoutHugePages(cmd.Start)
 	if err != nil {
 		read.Close()
 		return nil, fmt.Errorf("cannot start the shim: %w", err)
