@@ -169,6 +169,8 @@ func cable(t *testing.T, host *netlink.Handle, name string, p *place, far string
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	// A new namespace starts with what the machine's own says, which Nomad's bridge networks change.
+	sysctl(t, "ipv4/ip_forward", "0")
 	sysctl(t, "ipv6/conf/all/accept_dad", "0")
 	sysctl(t, "ipv6/conf/default/accept_dad", "0")
 	host, err := netlink.NewHandle(unix.NETLINK_ROUTE)
