@@ -14,6 +14,9 @@ import (
 )
 
 func TestRootGroupNetwork(t *testing.T) {
+	if gvisor() {
+		t.Skip("gVisor has a network stack of its own: TestRootOwnStack")
+	}
 	w := newWorld(t, func(c *Config) { c.AllowHostNetwork = true })
 	name := fmt.Sprintf("pgt%d", os.Getpid())
 	ip := func(args ...string) {

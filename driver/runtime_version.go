@@ -9,9 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"pangaea/driver/gpu"
 )
 
 const (
@@ -33,6 +36,8 @@ type judged struct {
 	file    os.FileInfo
 	version string
 	err     error
+	// drivers are the versions of NVIDIA's driver that runsc knows, once asked for.
+	drivers []string
 }
 
 // version is a runtime's, or why it can't be used on this host.
@@ -157,4 +162,39 @@ func moduleVersion(path, module string) string {
 		}
 	}
 	return ""
+}
+
+// acceptsGPUs refuses what gVisor's nvproxy can't do. It passes on calls to NVIDIA's kernel driver, which it has to know
+// the very version of, and knows nothing of the parts of a GPU.
+func (i *inspector) acceptsGPUs(ctx context.Context, r OtherRuntime, e gpu.Edits) error {
+	if r.Kind != kindRunsc || len(e.UUIDs) == 0 {
+		return nil
+	}
+	for _, uuid := range e.UUIDs {
+		if strings.HasPrefix(uuid, "MIG-") {
+			return fmt.Errorf("cannot give the task MIG instance %s: gVisor passes on whole GPUs only; use another runtime", uuid)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	key := r.Kind + " " + r.Path
+	known := i.known[key]
+	if known.drivers == nil {
+		cmd := exec.CommandContext(ctx, r.Path, "nvproxy", "list-supported-drivers")
+		cmd.Env, cmd.Dir = []string{}, "/"
+		out, err := cmd.Output()
+		if err != nil {
+			return fmt.Errorf("cannot learn which NVIDIA drivers %s knows: %w", r.Path, err)
+		}
+		known.drivers = strings.Fields(string(out))
+		if _, ok := i.known[key]; ok {
+			i.known[key] = known
+		}
+	}
+	if !slices.Contains(known.drivers, e.Version) && !slices.ContainsFunc(r.Args, func(a string) bool { return strings.HasPrefix(a, "--nvproxy-driver-version=") }) {
+		return fmt.Errorf("cannot give the task its GPUs: %s does not know NVIDIA driver %s: install a later gVisor, or one of the drivers that \"runsc nvproxy list-supported-drivers\" lists", r.Path, e.Version)
+	}
+	return nil
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 	"github.com/zclconf/go-cty/cty/msgpack"
+
+	"pangaea/driver/gpu"
 )
 
 const runtimeBlocks = `
@@ -245,4 +247,37 @@ func TestJudgeCrun(t *testing.T) {
 	got, err := judgeOCI("/usr/bin/crun", "crun", "1.8.1", true)
 	must.NoError(t, err)
 	must.Eq(t, "1.8.1", got)
+}
+
+func TestAcceptsGPUs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "runsc")
+	must.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\nif test \"$1\" = nvproxy; then printf '535.183.06\\n610.57.04\\n'; else echo runsc version release-20260914.0; fi\n"), 0o755))
+	runsc := OtherRuntime{Path: path, Kind: kindRunsc}
+	cases := []struct {
+		name, version, fail string
+		runtime             OtherRuntime
+		uuids               []string
+	}{
+		{"a driver that it knows", "610.57.04", "", runsc, []string{"GPU-1"}},
+		{"one that it does not know", "610.57", "does not know NVIDIA driver 610.57: install", runsc, []string{"GPU-1"}},
+		{"as the operator says", "610.57", "", OtherRuntime{Path: path, Kind: kindRunsc, Args: []string{"--nvproxy-driver-version=610.57.04"}}, []string{"GPU-1"}},
+		{"a MIG instance", "610.57.04", "gVisor passes on whole GPUs only", runsc, []string{"GPU-1", "MIG-2"}},
+		{"no grant", "", "", runsc, nil},
+		{"another runtime", "1", "", OtherRuntime{Path: "/nonexistent", Kind: kindOCI}, []string{"MIG-2"}},
+		{"ours", "1", "", OtherRuntime{}, []string{"MIG-2"}},
+		{"no answer", "1", "cannot learn which NVIDIA drivers", OtherRuntime{Path: "/nonexistent", Kind: kindRunsc}, []string{"GPU-1"}},
+	}
+	var i inspector
+	_, err := i.version(t.Context(), "x", runsc)
+	must.NoError(t, err)
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			err := i.acceptsGPUs(t.Context(), c.runtime, gpu.Edits{UUIDs: c.uuids, Version: c.version})
+			if c.fail == "" {
+				must.NoError(t, err)
+				return
+			}
+			must.ErrorContains(t, err, c.fail)
+		})
+	}
 }

@@ -271,6 +271,10 @@ func (s *startup) grant() error {
 	if err != nil {
 		return structs.NewRecoverableError(fmt.Errorf("cannot give the task its GPUs: %w", err), true)
 	}
+	err = s.d.runtimes.acceptsGPUs(s.ctx, s.conf.Runtimes[s.runtime], edits)
+	if err != nil {
+		return err
+	}
 	grantGPUs(&s.plan, edits)
 	return nil
 }
