@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -182,7 +184,7 @@ func (n *Nomad) remove() {
 		n.t.Logf("nomad's log:\n%.6000s", text)
 	}
 	n.Kill()
-	n.killExecutors()
+	n.killHelpers()
 	mounts, _ := filepath.Glob(filepath.Join(n.dir, "data", "alloc", "*", "*", "*"))
 	for _, path := range mounts {
 		_ = syscall.Unmount(path, syscall.MNT_DETACH) // EINVAL where nothing is mounted
@@ -190,16 +192,29 @@ func (n *Nomad) remove() {
 	_ = os.RemoveAll(n.dir)
 }
 
-// killExecutors ends raw_exec's helpers, which outlive an agent that was killed.
-func (n *Nomad) killExecutors() {
+// killHelpers ends raw_exec's helpers and log collectors, which outlive an agent that was killed.
+func (n *Nomad) killHelpers() {
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, file := range files {
 		text, _ := os.ReadFile(file)
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		if err == nil && bytes.Contains(text, []byte("executor")) && bytes.Contains(text, []byte(n.dir+"/")) {
+		if err != nil {
+			continue
+		}
+		executor := bytes.Contains(text, []byte("executor")) && bytes.Contains(text, []byte(n.dir+"/"))
+		if executor || bytes.HasSuffix(text, []byte("\x00logmon\x00")) && n.holds(filepath.Dir(file)) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
+}
+
+// holds says whether a process has a file of this agent's open.
+func (n *Nomad) holds(proc string) bool {
+	links, _ := filepath.Glob(filepath.Join(proc, "fd", "*"))
+	return slices.ContainsFunc(links, func(link string) bool {
+		file, _ := os.Readlink(link)
+		return strings.HasPrefix(file, n.dir+"/")
+	})
 }
 
 func (n *Nomad) stopJobs() {
