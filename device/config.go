@@ -16,7 +16,7 @@ type Config struct {
 	Enabled             bool     `codec:"enabled"`
 	LibraryPath         string   `codec:"library_path"`          // another libnvidia-ml.so.1 than the system's
 	IgnoredGPUIDs       []string `codec:"ignored_gpu_ids"`       // UUIDs never offered
-	FingerprintPeriod   string   `codec:"fingerprint_period"`    // 2s
+	FingerprintPeriod   string   `codec:"fingerprint_period"`    // 1.5s, so that an owner's program is noticed within 2 s
 	HangAfter           string   `codec:"hang_after"`            // 10s: a call that takes longer makes its GPU unhealthy
 	RecoverAfter        int      `codec:"recover_after"`         // 3 clean rounds before a GPU comes back
 	StrainAfter         string   `codec:"strain_after"`          // 1m of heat or power brake makes a GPU unhealthy
@@ -63,7 +63,7 @@ type settings struct {
 }
 
 const (
-	defaultPeriod       = 2 * time.Second
+	defaultPeriod       = 1500 * time.Millisecond
 	defaultHangAfter    = 10 * time.Second
 	defaultRecoverAfter = 3
 	defaultStrainAfter  = time.Minute

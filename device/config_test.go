@@ -17,7 +17,7 @@ import (
 // default and a warning, or closes the offer.
 func TestConfig(t *testing.T) {
 	defaults := settings{
-		enabled: true, control: control.Default, ignored: map[string]bool{}, period: 2 * time.Second, hangAfter: 10 * time.Second,
+		enabled: true, control: control.Default, ignored: map[string]bool{}, period: 1500 * time.Millisecond, hangAfter: 10 * time.Second,
 		limits: health.Limits{RecoverAfter: 3, StrainAfter: time.Minute},
 	}
 	cases := []struct {
