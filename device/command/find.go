@@ -57,6 +57,16 @@ func (d *desk) current() (s control.Status, stale bool, err error) {
 	return s, false, err
 }
 
+// asked is the status now, and which of its GPUs the command is about.
+func (d *desk) asked() (s control.Status, uuids []string, stale bool, err error) {
+	s, stale, err = d.current()
+	if err != nil {
+		return s, nil, stale, err
+	}
+	uuids, err = d.chosen(s)
+	return s, uuids, stale, err
+}
+
 // of keeps the GPUs that were chosen.
 func of(s control.Status, uuids []string) []control.GPU {
 	var all []control.GPU

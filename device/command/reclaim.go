@@ -14,11 +14,7 @@ import (
 
 // reclaim leaves the owner's word, and waits until his GPUs are free.
 func (d *desk) reclaim(ctx context.Context) error {
-	s, stale, err := d.current()
-	if err != nil {
-		return err
-	}
-	uuids, err := d.chosen(s)
+	_, uuids, stale, err := d.asked()
 	if err != nil {
 		return err
 	}
@@ -37,11 +33,7 @@ func (d *desk) reclaim(ctx context.Context) error {
 
 // release takes the owner's word back, and waits until the GPUs are offered or for what keeps them from it.
 func (d *desk) release(ctx context.Context) error {
-	s, stale, err := d.current()
-	if err != nil {
-		return err
-	}
-	uuids, err := d.chosen(s)
+	_, uuids, stale, err := d.asked()
 	if err != nil {
 		return err
 	}

@@ -14,11 +14,7 @@ import (
 )
 
 func (d *desk) status(context.Context) error {
-	s, stale, err := d.current()
-	if err != nil {
-		return err
-	}
-	uuids, err := d.chosen(s)
+	s, uuids, stale, err := d.asked()
 	if err != nil {
 		return err
 	}

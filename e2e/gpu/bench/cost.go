@@ -73,17 +73,27 @@ func (b *bench) costs(ctx context.Context, rounds int) (table, error) {
 	return t, nil
 }
 
+// offering starts a plugin that has offered all GPUs; the caller ends it.
+func (b *bench) offering(ctx context.Context, s side, config map[string]any) (*process, error) {
+	p, err := b.start(s, config)
+	if err != nil {
+		return nil, err
+	}
+	err = p.offered(ctx, len(b.state.GPUs))
+	if err != nil {
+		p.client.Kill()
+		return nil, err
+	}
+	return p, nil
+}
+
 // looks takes the cost of a look: often, with nothing else to do.
 func (b *bench) looks(ctx context.Context, s side, t table) error {
-	p, err := b.start(s, s.with(often))
+	p, err := b.offering(ctx, s, s.with(often))
 	if err != nil {
 		return err
 	}
 	defer p.client.Kill()
-	err = p.offered(ctx, len(b.state.GPUs))
-	if err != nil {
-		return err
-	}
 	t.add(rowStart, s, float64(time.Since(p.began).Microseconds())/1000)
 	used, err := p.during(ctx, window)
 	t.add(rowLook, s, ms(used)/float64(window/often))
@@ -92,15 +102,11 @@ func (b *bench) looks(ctx context.Context, s side, t table) error {
 
 // statistics takes the cost of a round of them, by those that came.
 func (b *bench) statistics(ctx context.Context, s side, t table) error {
-	p, err := b.start(s, s.with(never))
+	p, err := b.offering(ctx, s, s.with(never))
 	if err != nil {
 		return err
 	}
 	defer p.client.Kill()
-	err = p.offered(ctx, len(b.state.GPUs))
-	if err != nil {
-		return err
-	}
 	count, err := p.poll(ctx, often)
 	if err != nil {
 		return err
@@ -124,15 +130,11 @@ func (b *bench) asNomad(ctx context.Context, s side, t table) error {
 	if s.name == peer {
 		config = s.with(time.Minute) // the default of its schema
 	}
-	p, err := b.start(s, config)
+	p, err := b.offering(ctx, s, config)
 	if err != nil {
 		return err
 	}
 	defer p.client.Kill()
-	err = p.offered(ctx, len(b.state.GPUs))
-	if err != nil {
-		return err
-	}
 	_, err = p.poll(ctx, nomads)
 	if err != nil {
 		return err
