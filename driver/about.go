@@ -65,6 +65,7 @@ type Config struct {
 	GC           GC          `codec:"gc"`
 
 	DriverRoot string `codec:"driver_root"`
+	HoldsDir   string `codec:"holds_dir"` // /run/pangaea/gpus: who has which GPU, see package hold
 	PidsLimit  int64  `codec:"pids_limit"`
 	DiskLimit  string `codec:"disk_limit"`
 	Userns     struct {
@@ -100,6 +101,8 @@ type Config struct {
 	AllowSwap            bool     `codec:"allow_swap"`
 	AllowUnlimitedMemory bool     `codec:"allow_unlimited_memory"`
 	AllowEgress          []string `codec:"allow_egress"`
+	// AllowCrossNamespaceGPUs lets tasks of several namespaces have shares of one GPU.
+	AllowCrossNamespaceGPUs bool `codec:"allow_cross_namespace_gpus"`
 }
 
 // OtherRuntime is an OCI runtime besides the driver's own, under the name that jobs ask for it by.
@@ -277,7 +280,7 @@ func configSpec() *hclspec.Spec {
 			"max_connections": number("max_connections"), "connection_rate": number("connection_rate"),
 		}),
 		"refuse_group_networks": flag("refuse_group_networks"), "allow_egress": strings("allow_egress"),
-		"driver_root": text("driver_root"), "pids_limit": number("pids_limit"), "disk_limit": text("disk_limit"),
+		"driver_root": text("driver_root"), "holds_dir": text("holds_dir"), "pids_limit": number("pids_limit"), "disk_limit": text("disk_limit"),
 		"userns": block("userns", map[string]*hclspec.Spec{"start": number("start"), "count": number("count")}),
 		"dns": block("dns", map[string]*hclspec.Spec{
 			"servers": strings("servers"), "searches": strings("searches"), "options": strings("options"),
@@ -293,7 +296,7 @@ func configSpec() *hclspec.Spec {
 		})),
 		"allow_caps": strings("allow_caps"), "allow_host_network": flag("allow_host_network"),
 		"allow_userns_host": flag("allow_userns_host"), "allow_volumes": flag("allow_volumes"), "allow_sysctls": strings("allow_sysctls"),
-		"allow_image_dirs": strings("allow_image_dirs"),
+		"allow_image_dirs": strings("allow_image_dirs"), "allow_cross_namespace_gpus": flag("allow_cross_namespace_gpus"),
 	})
 }
 

@@ -100,7 +100,7 @@ func newWorld(t testing.TB, change func(*Config)) *world {
 	t.Setenv("TMPDIR", filepath.Join(w.state, "tmp"))
 	must.NoError(t, os.Mkdir(os.Getenv("TMPDIR"), 0o711))
 	w.config = Config{
-		StateDir: w.state, InsecureRegistries: []string{w.registry},
+		StateDir: w.state, HoldsDir: filepath.Join(w.state, "holds"), InsecureRegistries: []string{w.registry},
 		ShimPath: filepath.Join(built, shimName), RuntimePath: filepath.Join(built, runtimeName),
 		Egress: Egress{Disabled: true}, // it would change the machine's own network
 	}

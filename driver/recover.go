@@ -51,6 +51,7 @@ func (d *Driver) RecoverTask(th *drivers.TaskHandle) error {
 		d.watchHealth(h)
 		d.keepOwners(t, h)
 	}
+	d.keepHolds(t, h)
 	d.noteAllocDir(th.Config.AllocDir)
 	d.reclaimNetwork(th.Config, dir)
 	d.log.Info("recovered task", "task_id", th.Config.ID, "pid", task.Pid(), "running", h.running())

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 
+	"pangaea/driver/hold"
 	"pangaea/driver/sandbox"
 )
 
@@ -115,6 +116,17 @@ func permitMemory(cfg *drivers.TaskConfig, s *settings) error {
 		return nil
 	}
 	return errors.New("memory_max = -1 is not allowed on this host; its operator can allow it with the runc driver's option allow_unlimited_memory = true")
+}
+
+// permitHold tells a tenant what to do about a GPU that he was granted and must not have.
+func permitHold(err error) error {
+	switch {
+	case errors.Is(err, hold.ErrNamespace):
+		return fmt.Errorf("%w, which is not allowed on this host; ask for a whole GPU or a MIG instance, or its operator can allow it with the runc driver's option allow_cross_namespace_gpus = true", err)
+	case errors.Is(err, hold.ErrTaken):
+		return fmt.Errorf("%w, and may be about to end", err)
+	}
+	return err
 }
 
 // capabilityNames are Linux's, as of 6.x.

@@ -12,6 +12,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"pangaea/driver/egress"
+	"pangaea/driver/hold"
 	"pangaea/driver/sandbox"
 )
 
@@ -43,6 +44,13 @@ func newSettings(c Config) *settings {
 	if !filepath.IsAbs(s.StateDir) || filepath.Clean(s.StateDir) != s.StateDir {
 		s.problem("state_dir %q must be a clean absolute path", s.StateDir)
 		s.StateDir = defaultStateDir
+	}
+	if s.HoldsDir == "" {
+		s.HoldsDir = hold.Default
+	}
+	if !filepath.IsAbs(s.HoldsDir) {
+		s.problem("holds_dir %q must be an absolute path", s.HoldsDir)
+		s.HoldsDir = hold.Default
 	}
 	if s.DriverRoot != "" && !filepath.IsAbs(s.DriverRoot) {
 		s.problem("driver_root %q must be an absolute path", s.DriverRoot)

@@ -23,18 +23,18 @@ type startup struct {
 	d   *Driver
 	ctx context.Context //nolint:containedctx // lives as long as one StartTask
 	*tools
-	conf  *settings
-	cfg   *drivers.TaskConfig
-	job   JobConfig
-	lease supervisor.Lease
-	dir   string
-	file  taskFile
-	uuids []string
-	image *image.Image
-	facts imageFacts
-	plan  sandbox.Task
-	task  *supervisor.Task
-	undo  []undo
+	conf   *settings
+	cfg    *drivers.TaskConfig
+	job    JobConfig
+	lease  supervisor.Lease
+	dir    string
+	file   taskFile
+	grants []gpu.Grant
+	image  *image.Image
+	facts  imageFacts
+	plan   sandbox.Task
+	task   *supervisor.Task
+	undo   []undo
 
 	earlier     []*underway // starts of the same task that this one is to replace
 	releaseLogs func()      // nil while they are not held
@@ -53,6 +53,7 @@ func steps() []step {
 		{"validate", (*startup).validate},
 		{"pull", (*startup).pull},
 		{"identifiers", (*startup).claimIDs},
+		{"holds", (*startup).takeHolds},
 		{"root file system", (*startup).mountRoot},
 		{"user", (*startup).findUser},
 		{"owners", (*startup).mapOwners},
@@ -166,7 +167,7 @@ func (s *startup) validate() error {
 	if err != nil {
 		return err
 	}
-	s.uuids, err = gpu.Grants(s.cfg.DeviceEnv)
+	s.grants, err = gpu.Grants(s.cfg.DeviceEnv)
 	if err != nil {
 		return err
 	}
@@ -207,7 +208,7 @@ func (s *startup) claimIDs() error {
 	s.dir = s.conf.taskDir(id)
 	s.file = taskFile{
 		TaskID: s.cfg.ID, AllocID: s.cfg.AllocID, Task: s.cfg.Name, AllocDir: s.cfg.AllocDir, ID: id,
-		Image: s.image.Ref, Digest: s.image.Digest, Stop: s.facts.Stop, UUIDs: s.uuids, Runtime: s.runtime,
+		Image: s.image.Ref, Digest: s.image.Digest, Stop: s.facts.Stop, UUIDs: gpu.UUIDs(s.grants), Runtime: s.runtime,
 	}
 	s.file.Health, err = healthOf(&s.job.Health, s.image.Config.Healthcheck, s.image.Config.Shell)
 	if err != nil {
@@ -267,7 +268,7 @@ func (s *startup) grant() error {
 	if err != nil {
 		return err
 	}
-	edits, err := s.gpus.Edits(s.uuids)
+	edits, err := s.gpus.Edits(s.file.UUIDs)
 	if err != nil {
 		return structs.NewRecoverableError(fmt.Errorf("cannot give the task its GPUs: %w", err), true)
 	}

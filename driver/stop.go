@@ -142,7 +142,11 @@ func cleanUp(t *tools, dir, id string) error {
 	if err == nil && file.IDStart > 0 {
 		t.ids.release(file.IDStart, dir)
 	}
-	return removeTaskDir(dir)
+	err = removeTaskDir(dir)
+	if err == nil {
+		t.holds.Release(dir)
+	}
+	return err
 }
 
 // InspectTask tells a task's state.

@@ -7,6 +7,7 @@ import (
 
 	"pangaea/driver/egress"
 	"pangaea/driver/gpu"
+	"pangaea/driver/hold"
 	"pangaea/driver/image"
 	"pangaea/driver/sandbox"
 	"pangaea/driver/supervisor"
@@ -25,6 +26,7 @@ type tools struct {
 	supervisor *supervisor.Supervisor
 	gpus       *gpu.Injector
 	ids        *idRanges
+	holds      hold.Registry
 	uplinks    *egress.Network // nil if disabled
 	host       sandbox.Host
 }
@@ -60,6 +62,7 @@ func (d *Driver) open() (*tools, error) {
 		supervisor: supervisor.New(supervisor.Config{ShimPath: shim, RuntimePath: runtime, Others: s.others(), Logger: d.log.Named("supervisor")}),
 		gpus:       gpu.New(gpu.Config{Root: s.DriverRoot, Dir: filepath.Join(s.StateDir, "gpu"), Logger: d.log.Named("gpu")}),
 		ids:        &idRanges{dir: idRegistry, start: s.idStart, slots: s.idSlots},
+		holds:      hold.Registry{Dir: s.HoldsDir},
 		host:       readHost(),
 		uplinks:    d.egressLocked(),
 	}

@@ -15,12 +15,18 @@ func TestGrants(t *testing.T) {
 	cases := []struct {
 		name string
 		env  map[string]string
-		want []string
+		want []Grant
 		fail string
 	}{
 		{name: "none", env: map[string]string{"NVIDIA_VISIBLE_DEVICES": "all"}},
-		{name: "two, sorted", env: map[string]string{"PANGAEA_GPU_GPU_b": "GPU-b", "PANGAEA_GPU_GPU_a": "GPU-a"}, want: []string{"GPU-a", "GPU-b"}},
-		{name: "MIG", env: map[string]string{"PANGAEA_GPU_MIG_a_1": "MIG-a-1"}, want: []string{"MIG-a-1"}},
+		{name: "two, sorted", env: map[string]string{"PANGAEA_GPU_GPU_b": "GPU-b", "PANGAEA_GPU_GPU_a": "GPU-a"}, want: []Grant{{"GPU-a", "GPU-a"}, {"GPU-b", "GPU-b"}}},
+		{name: "MIG", env: map[string]string{"PANGAEA_GPU_MIG_a_1": "MIG-a-1"}, want: []Grant{{"MIG-a-1", "MIG-a-1"}}},
+		{name: "shares", env: map[string]string{"PANGAEA_GPU_GPU_a__11": "GPU-a", "PANGAEA_GPU_MIG_b_1__0": "MIG-b-1"}, want: []Grant{{"GPU-a::11", "GPU-a"}, {"MIG-b-1::0", "MIG-b-1"}}},
+		{name: "two shares of one GPU", env: map[string]string{"PANGAEA_GPU_GPU_a__0": "GPU-a", "PANGAEA_GPU_GPU_a__1": "GPU-a"}, fail: "cannot give the task two shares of one GPU, GPU-a: ask for one share, in one device block"},
+		{name: "a share and the whole", env: map[string]string{"PANGAEA_GPU_GPU_a": "GPU-a", "PANGAEA_GPU_GPU_a__1": "GPU-a"}, fail: "two shares of one GPU"},
+		{name: "a share with no number", env: map[string]string{"PANGAEA_GPU_GPU_a__": "GPU-a"}, fail: "not as the device plugin writes it"},
+		{name: "a share of another", env: map[string]string{"PANGAEA_GPU_GPU_a__1": "GPU-b"}, fail: "not as the device plugin writes it"},
+		{name: "a longer name", env: map[string]string{"PANGAEA_GPU_GPU_a_1": "GPU-a"}, fail: "not as the device plugin writes it"},
 		{name: "all", env: map[string]string{"PANGAEA_GPU_all": "all"}, fail: "not as the device plugin writes it"},
 		{name: "key and value differ", env: map[string]string{"PANGAEA_GPU_GPU_a": "GPU-b"}, fail: "not as the device plugin writes it"},
 		{name: "a list", env: map[string]string{"PANGAEA_GPU_GPU_a,GPU_b": "GPU-a,GPU-b"}, fail: "not as the device plugin writes it"},
