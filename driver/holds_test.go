@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -72,7 +73,7 @@ func TestRootTwoShares(t *testing.T) {
 	w := newWorld(t, func(c *Config) { c.DriverRoot = gpuHost.root })
 	cfg := w.prepare(t, sh("true"), false)
 	share(cfg, "team", gpuHost.gpus[0].UUID, "0")
-	for key, uuid := range cfg.DeviceEnv {
+	for key, uuid := range maps.Clone(cfg.DeviceEnv) {
 		cfg.DeviceEnv[strings.TrimSuffix(key, "0")+"1"] = uuid
 	}
 	_, _, err := w.plugin().StartTask(cfg)
