@@ -48,6 +48,7 @@ func configSchema() *hclspec.Spec {
 		"allow_residue":         hclspec.NewAttr("allow_residue", "bool", false),
 		"group_by":              hclspec.NewAttr("group_by", "string", false),
 		"control_dir":           hclspec.NewAttr("control_dir", "string", false),
+		"holds_dir":             hclspec.NewAttr("holds_dir", "string", false),
 		"metrics_address":       hclspec.NewAttr("metrics_address", "string", false),
 		"owner": hclspec.NewBlock("owner", false, hclspec.NewObject(map[string]*hclspec.Spec{
 			"hours":            hclspec.NewAttr("hours", "list(string)", false),

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"pangaea/device/control"
 	"pangaea/device/evict"
 	"pangaea/device/health"
+	"pangaea/device/holder"
 	"pangaea/device/owner"
 )
 
@@ -26,6 +28,7 @@ type Config struct {
 	AllowResidue        bool     `codec:"allow_residue"`         // false: a GPU that its last task left something on waits until it is clean
 	MetricsAddress      string   `codec:"metrics_address"`       // none: where Prometheus may ask, such as 127.0.0.1:9400
 	ControlDir          string   `codec:"control_dir"`           // /var/lib/pangaea/device: where "pangaea gpu" leaves word, see package control
+	HoldsDir            string   `codec:"holds_dir"`             // /run/pangaea/gpus: where the driver, with the same option, notes whose each GPU is
 	Owner               *Owner   `codec:"owner"`
 }
 
@@ -54,6 +57,7 @@ type settings struct {
 
 	allowResidue bool
 	control      control.Dir
+	holders      holder.Dir
 	evict        bool
 	nomad        evict.Nomad
 	limits       health.Limits
@@ -79,6 +83,7 @@ func (c Config) understand() settings {
 	if c.ControlDir == "" {
 		s.control = control.Default
 	}
+	s.holders = cmp.Or(holder.Dir(c.HoldsDir), holder.Default)
 	for _, id := range c.IgnoredGPUIDs {
 		s.ignored[id] = true
 	}

@@ -38,7 +38,7 @@ func (m *monitor) metrics(w http.ResponseWriter, _ *http.Request) {
 	for _, u := range s.units {
 		gpus = append(gpus, metrics.GPU{
 			UUID: u.id, Model: u.name, BusID: u.busID, Healthy: u.healthy, Reason: u.reason,
-			AllocID: u.alloc, Task: u.task, LastXid: u.lastXid, Sample: samples[u.id],
+			AllocID: u.task.AllocID, Task: u.task.Task, Namespace: u.task.Namespace, JobID: u.task.JobID, LastXid: u.lastXid, Sample: samples[u.id],
 		})
 	}
 	slices.SortFunc(gpus, func(a, b metrics.GPU) int { return strings.Compare(a.UUID, b.UUID) })

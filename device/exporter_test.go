@@ -1,6 +1,7 @@
 package device
 
 import (
+	"fmt"
 	"net/http/httptest"
 	"os"
 	"testing"
@@ -21,10 +22,27 @@ func TestMetricsTellTheTask(t *testing.T) {
 	must.NoError(t, os.MkdirAll(r.monitor.host.Proc+"/77", 0o755))
 	must.NoError(t, os.WriteFile(r.monitor.host.Proc+"/77/comm", []byte("python\n"), 0o644))
 	must.NoError(t, os.WriteFile(r.monitor.host.Proc+"/77/cgroup", []byte("3:devices:/nomad/"+alloc+".train\n"), 0o644))
+	r.hold("train", s.GPUs[0].UUID)
 	r.round()
 	w := httptest.NewRecorder()
 	r.monitor.metrics(w, nil)
 	text := w.Body.String()
-	must.StrContains(t, text, `DCGM_FI_DEV_GPU_UTIL{UUID="`+s.GPUs[0].UUID+`",modelName="NVIDIA L4",pci_bus_id="0000:1b:00.0",alloc_id="`+alloc+`",task="train"} 93`)
+	must.StrContains(t, text, `DCGM_FI_DEV_GPU_UTIL{UUID="`+s.GPUs[0].UUID+`",modelName="NVIDIA L4",pci_bus_id="0000:1b:00.0",alloc_id="`+alloc+`",task="train",namespace="team",job_id="model"} 93`)
 	must.StrContains(t, text, `pangaea_gpu_healthy{UUID="`+s.GPUs[1].UUID+`",modelName="NVIDIA L4",pci_bus_id="0000:2b:00.0",reason="row remap pending: reset the GPU"} 0`)
+}
+
+// Of a shared GPU each share has the task that holds it, and no other share has its process.
+func TestMetricsOfShares(t *testing.T) {
+	s := nvmlsim.Host("shares", nvmlsim.L4(), 1)
+	s.GPUs[0].Processes = []nvmlsim.Process{{Kind: "compute", PID: 77}}
+	r := newRig(t, s, func(set *settings) { set.replicas = 3 })
+	r.monitor.host.Proc = t.TempDir()
+	process(t, r.monitor.host.Proc, 77, "python", taskCgroup)
+	r.hold("train", s.GPUs[0].UUID+"::1")
+	r.round()
+	w := httptest.NewRecorder()
+	r.monitor.metrics(w, nil)
+	for n, labels := range []string{"", `,alloc_id="` + someAlloc + `",task="train",namespace="team",job_id="model"`, ""} {
+		must.StrContains(t, w.Body.String(), fmt.Sprintf(`pangaea_gpu_healthy{UUID="%s::%d",modelName="NVIDIA L4 shared",pci_bus_id="0000:1b:00.0"%s} 1`, s.GPUs[0].UUID, n, labels))
+	}
 }

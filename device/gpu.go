@@ -155,10 +155,9 @@ func (g *gpu) broken(reason string) {
 
 // units are what Nomad may hand out of this card: itself, or its instances in MIG mode.
 func (g *gpu) units(w *worker) []unit {
-	alloc, task := owner.Task(g.users)
 	base := unit{
 		id: g.uuid, name: g.name, busID: g.busID, healthy: g.verdict.Healthy, reason: g.verdict.Reason,
-		traits: g.traits, place: g.place, left: g.left, alloc: alloc, task: task, lastXid: g.lastXid, worker: w, device: g.device, live: g.live,
+		traits: g.traits, place: g.place, left: g.left, task: firstTask(g.users), lastXid: g.lastXid, worker: w, device: g.device, live: g.live,
 	}
 	if base.name == "" {
 		base.name = unknownModel

@@ -14,6 +14,7 @@ import (
 
 	"pangaea/device/control"
 	"pangaea/device/health"
+	"pangaea/device/holder"
 	"pangaea/e2e/nvmlsim"
 )
 
@@ -54,16 +55,24 @@ type rig struct {
 	restart string
 }
 
+// lastRig is the one before, perhaps of the same test.
+var lastRig *rig
+
 func newRig(t *testing.T, s nvmlsim.State, change ...func(*settings)) *rig {
 	t.Helper()
+	if lastRig != nil {
+		lastRig.monitor.stopWatchers() // opening the library while somebody calls it is a race
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	set := Config{Enabled: true, LibraryPath: library}.understand()
 	set.control = control.Dir(t.TempDir())
+	set.holders = holder.Dir(t.TempDir())
 	set.limits = health.Limits{RecoverAfter: 1}
 	for _, c := range change {
 		c(&set)
 	}
 	r := &rig{t: t, ctx: ctx, state: s, now: time.Now()}
+	lastRig = r
 	r.monitor = newMonitor(set, hclog.NewNullLogger(), func(reason string) { r.restart = reason })
 	r.monitor.session.worker = startWorker(ctx)
 	t.Cleanup(func() {

@@ -12,6 +12,7 @@ import (
 
 	"pangaea/device/control"
 	"pangaea/device/health"
+	"pangaea/device/holder"
 	"pangaea/device/nvml"
 	"pangaea/device/owner"
 )
@@ -42,6 +43,8 @@ type monitor struct {
 	strays    []unit // indexes whose UUID was never known
 	machine   nvml.Machine
 	reclaims  map[string]control.Reclaim
+	holders   []holder.Task
+	unread    string // what of them could not be read, as it was logged
 	problem   string // why no GPU can be asked
 	reopened  time.Time
 	places    map[string]place // of an earlier life too
@@ -94,6 +97,7 @@ func (m *monitor) round(ctx context.Context, now time.Time) {
 	began := time.Now()
 	m.drainXids()
 	m.heed()
+	m.meetHolders()
 	machine, ok, fresh, reason := m.session.machine(m.settings.hangAfter, now)
 	if fresh {
 		m.renew()
@@ -257,7 +261,7 @@ func (m *monitor) publish(began time.Time) {
 	next := &snapshot{round: last.round + 1, began: began, epoch: m.session.current, machine: m.machine, problem: m.problem, changed: make(chan struct{})}
 	for _, g := range m.gpus {
 		if !m.settings.ignored[g.uuid] {
-			next.gpus = append(next.gpus, g.entry(m.settings))
+			next.gpus = append(next.gpus, g.entry(m.settings, m.holders))
 		}
 		var w *worker
 		if g.index >= 0 && g.index < len(m.slots) {
@@ -270,6 +274,7 @@ func (m *monitor) publish(began time.Time) {
 		}
 	}
 	next.units = append(replicate(next.units, m.settings.replicas), m.strays...)
+	attribute(next.units, m.holders)
 	slices.SortFunc(next.gpus, func(a, b control.GPU) int { return strings.Compare(a.UUID, b.UUID) })
 	slices.SortFunc(next.units, func(a, b unit) int { return strings.Compare(a.id, b.id) })
 	m.published.Store(next)

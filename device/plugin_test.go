@@ -38,7 +38,7 @@ func dispense(t *testing.T, config Config) (device.DevicePlugin, *plugin.Client)
 	must.NoError(t, err)
 	p := raw.(device.DevicePlugin)
 	if config.ControlDir == "" {
-		config.ControlDir = t.TempDir()
+		config.ControlDir, config.HoldsDir = t.TempDir(), t.TempDir()
 	}
 	var packed []byte
 	must.NoError(t, base.MsgPackEncode(&packed, &config))

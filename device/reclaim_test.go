@@ -1,13 +1,20 @@
 package device
 
 import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
 
+	"pangaea/device/control"
+	"pangaea/device/evict"
 	"pangaea/e2e/nvmlsim"
 )
 
@@ -38,7 +45,7 @@ func TestClaimsAreEvicted(t *testing.T) {
 			e := receive(t, r.monitor.evictions, 5*time.Second)
 			must.Eq(t, "reclaimed by its owner", e.reason)
 			must.MapContainsKey(t, c.want, e.uuid, must.Sprint(id))
-			must.Eq(t, []string{e.uuid}, e.ids)
+			must.Eq(t, []string{e.uuid}, e.cards)
 			must.Eq(t, "reclaimed by its owner", c.want[e.uuid])
 		}
 		must.Eq(t, 0, len(r.monitor.evictions))
@@ -62,4 +69,59 @@ func TestNothingElseIsEvicted(t *testing.T) {
 	sick.write()
 	must.NotEq(t, allWell(s), sick.round().health())
 	must.Eq(t, 0, len(sick.monitor.evictions))
+}
+
+// A task that was granted a GPU has it before it has a process there, and until its allocation has ended.
+func TestReclaimKnowsHolders(t *testing.T) {
+	s := nvmlsim.Host("holders", nvmlsim.RTX4090(), 1)
+	uuid := s.GPUs[0].UUID
+	var mu sync.Mutex
+	alloc := &api.Allocation{ID: someAlloc, Namespace: "team", JobID: "model", DesiredStatus: "run", ClientStatus: "pending", AllocatedResources: &api.AllocatedResources{
+		Tasks: map[string]*api.AllocatedTaskResources{"train": {Devices: []*api.AllocatedDeviceResource{{Vendor: "nvidia", Type: "gpu", DeviceIDs: []string{uuid}}}}},
+	}}
+	change := func(desired, client string) {
+		mu.Lock()
+		defer mu.Unlock()
+		alloc.DesiredStatus, alloc.ClientStatus = desired, client
+	}
+	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch q.URL.Path {
+		case "/v1/agent/self":
+			_ = json.NewEncoder(w).Encode(api.AgentSelf{Stats: map[string]map[string]string{"client": {"node_id": "n"}}})
+		case "/v1/node/n/allocations":
+			_ = json.NewEncoder(w).Encode([]*api.Allocation{alloc})
+		case "/v1/allocation/" + someAlloc + "/stop":
+			alloc.DesiredStatus = "stop"
+			_ = json.NewEncoder(w).Encode(api.AllocStopResponse{})
+		default:
+			http.NotFound(w, q)
+		}
+	}))
+	defer agent.Close()
+	r := newRig(t, s)
+	must.NoError(t, r.monitor.settings.control.Reclaim(uuid, control.Reclaim{By: "me"}))
+	nomad := evict.Nomad{Address: agent.URL}
+	look := func() control.GPU {
+		t.Helper()
+		return r.round().gpus[0]
+	}
+	answer := func() { r.monitor.carryOut(t.Context(), nomad, receive(t, r.monitor.evictions, 5*time.Second)) }
+
+	must.True(t, look().Asking, must.Sprint("nobody has been asked yet"))
+	answer()
+	want := []control.Task{{AllocID: someAlloc, Task: "train", Namespace: "team", JobID: "model"}}
+	got := look()
+	must.False(t, got.Asking)
+	must.Eq(t, want, got.Tasks)
+	answer()
+	must.Eq(t, want, look().Tasks, must.Sprint("it is being stopped"))
+	change("stop", "complete")
+	answer()
+	must.SliceEmpty(t, look().Tasks)
+
+	nomad.Address = "http://127.0.0.1:1"
+	answer()
+	must.StrContains(t, look().Problem, "cannot ask the Nomad agent")
 }

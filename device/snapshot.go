@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"pangaea/device/control"
+	"pangaea/device/holder"
 	"pangaea/device/nvml"
 )
 
@@ -33,8 +34,8 @@ type unit struct {
 	place   place
 	left    string // what keeps it from the next tenant until it is gone
 
-	alloc, task string // whose processes are on it
-	lastXid     uint64
+	task    holder.Task // whose it is, as far as that is known
+	lastXid uint64
 
 	replicas int // how many share the GPU; 0 when it is not shared
 

@@ -5,11 +5,10 @@ import (
 	"fmt"
 	"os"
 	"reflect"
-	"slices"
-	"strings"
 	"time"
 
 	"pangaea/device/control"
+	"pangaea/device/holder"
 	"pangaea/device/owner"
 )
 
@@ -64,37 +63,17 @@ func (g *gpu) ids(replicas int) []string {
 }
 
 // entry is what the machine's owner is told of the card.
-func (g *gpu) entry(s settings) control.GPU {
+func (g *gpu) entry(s settings, holders []holder.Task) control.GPU {
 	e := control.GPU{
 		UUID: g.uuid, Model: g.name, BusID: g.busID, Index: g.index, Devices: g.ids(s.replicas),
 		Healthy: g.verdict.Healthy, Reason: g.verdict.Reason, Reclaim: g.reclaim,
 	}
-	if g.eviction != nil {
-		e.Problem, _ = g.eviction.failed.Load().(string)
-	}
+	e.Tasks = g.tasks(e.Devices, holders)
+	e.Asking, e.Problem = g.asking(), g.eviction.problem()
 	if g.live {
 		for _, u := range owner.Owners(g.users, s.owner.Names) {
 			e.OwnerProcesses = append(e.OwnerProcesses, control.Process{PID: u.PID, Name: u.Name})
 		}
-		e.Tasks = tasks(g.users)
 	}
 	return e
-}
-
-// tasks sorts the tasks' processes by task.
-func tasks(users []owner.User) []control.Task {
-	var all []control.Task
-	for _, u := range users {
-		if !u.OfNomad {
-			continue
-		}
-		i := slices.IndexFunc(all, func(t control.Task) bool { return t.AllocID == u.Alloc && t.Task == u.Task })
-		if i < 0 {
-			i = len(all)
-			all = append(all, control.Task{AllocID: u.Alloc, Task: u.Task})
-		}
-		all[i].Processes = append(all[i].Processes, control.Process{PID: u.PID, Name: u.Name})
-	}
-	slices.SortFunc(all, func(a, b control.Task) int { return strings.Compare(a.AllocID+a.Task, b.AllocID+b.Task) })
-	return all
 }

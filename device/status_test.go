@@ -2,6 +2,7 @@ package device
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"pangaea/device/control"
+	"pangaea/device/holder"
 	"pangaea/e2e/nvmlsim"
 )
 
@@ -30,6 +32,13 @@ func process(t *testing.T, proc string, pid int, name, cgroup string) {
 	}
 }
 
+// hold notes, as the driver does, that a task of someAlloc has devices.
+func (r *rig) hold(task string, devices ...string) {
+	text, err := json.Marshal(holder.Task{AllocID: someAlloc, Task: task, Namespace: "team", JobID: "model", Devices: devices, TaskDir: r.t.TempDir()})
+	must.NoError(r.t, err)
+	must.NoError(r.t, os.WriteFile(filepath.Join(string(r.monitor.settings.holders), task+".json"), text, 0o600))
+}
+
 const taskCgroup = "0::/nomad.slice/share.slice/" + someAlloc + ".train.scope"
 
 func TestStatusTellsEverything(t *testing.T) {
@@ -39,6 +48,8 @@ func TestStatusTellsEverything(t *testing.T) {
 	s.GPUs[2].Lose()
 	r := newRig(t, s)
 	proc := t.TempDir()
+	r.hold("train", s.GPUs[0].UUID)
+	r.hold("idle", s.GPUs[1].UUID, s.GPUs[2].UUID)
 	r.monitor.host.Proc = proc
 	process(t, proc, 71, "python", taskCgroup)
 	process(t, proc, 72, "python", taskCgroup)
@@ -52,12 +63,13 @@ func TestStatusTellsEverything(t *testing.T) {
 	got := r.round().status(r.now)
 	must.Eq(t, "570.86.15", got.DriverVersion)
 	must.Eq(t, "12.8", got.CUDAVersion)
+	idle := []control.Task{{AllocID: someAlloc, Task: "idle", Namespace: "team", JobID: "model"}}
 	want := map[string]control.GPU{
 		s.GPUs[0].UUID: {Index: 0, BusID: "0000:1b:00.0", Healthy: true, Tasks: []control.Task{{
-			AllocID: someAlloc, Task: "train", Processes: []control.Process{{PID: 71, Name: "python"}, {PID: 72, Name: "python"}},
+			AllocID: someAlloc, Task: "train", Namespace: "team", JobID: "model", Processes: []control.Process{{PID: 71, Name: "python"}, {PID: 72, Name: "python"}},
 		}}},
-		s.GPUs[1].UUID: {Index: 1, BusID: "0000:2b:00.0", Reason: "in use by its owner: blender (73)", OwnerProcesses: []control.Process{{PID: 73, Name: "blender"}}},
-		s.GPUs[2].UUID: {Index: 2, BusID: "0000:3b:00.0", Reason: "fallen off the bus (nvmlDeviceGetHandleByIndex_v2: GPU is lost): power-cycle or reset it"},
+		s.GPUs[1].UUID: {Index: 1, BusID: "0000:2b:00.0", Reason: "in use by its owner: blender (73)", OwnerProcesses: []control.Process{{PID: 73, Name: "blender"}}, Tasks: idle},
+		s.GPUs[2].UUID: {Index: 2, BusID: "0000:3b:00.0", Reason: "fallen off the bus (nvmlDeviceGetHandleByIndex_v2: GPU is lost): power-cycle or reset it", Tasks: idle},
 	}
 	must.Len(t, 3, got.GPUs)
 	for _, g := range got.GPUs {
@@ -104,7 +116,7 @@ func TestReclaimReachesTheStatus(t *testing.T) {
 
 	must.NoError(t, dir.Reclaim(mine, control.Reclaim{By: "ada"}))
 	e := receive(t, m.evictions, 20*time.Second)
-	must.Eq(t, []string{mine}, e.ids)
+	must.Eq(t, []string{mine}, e.cards)
 	must.NoError(t, dir.Reclaim(control.All, control.Reclaim{By: "bob", Keep: true}))
 	s = await("all reclaimed", func(s control.Status) bool { return s.GPUs[1].Reclaim != nil })
 	must.Eq(t, "reclaimed by its owner (ada)", s.GPUs[0].Reason, must.Sprint("who asked for this very GPU"))

@@ -199,11 +199,17 @@ func TestReclaimThatFails(t *testing.T) {
 	}{
 		{"the task does not end", "", 0, "stopping pool-a?[2J/model/train (allocation 0c5a4b9e)", "1 GPUs are not free yet after 1s; what was asked stays in force"},
 		{"Nomad refuses", "the token needs alloc-lifecycle", 0, "its tasks cannot be stopped: the token needs alloc-lifecycle", "not free yet after 1s"},
+		{"Nomad has not answered", "asking", 0, "asking Nomad which tasks have it", "not free yet after 1s"},
 		{"no plugin", "", -time.Hour, "", "reclaimed, but the device plugin does not run"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPlugin(t)
-			p.change(func(gpus []control.GPU) { gpus[1].Problem = c.problem })
+			p.change(func(gpus []control.GPU) {
+				gpus[1].Problem = c.problem
+				if c.problem == "asking" {
+					gpus[1].Problem, gpus[1].Asking, gpus[1].Tasks = "", true, nil
+				}
+			})
 			if c.at == 0 {
 				p.live(nil)
 			} else {
@@ -218,6 +224,16 @@ func TestReclaimThatFails(t *testing.T) {
 			must.MapContainsKey(t, all, second)
 		})
 	}
+}
+
+// A machine whose Nomad does not answer the plugin can be reclaimed while nothing is known to have its GPUs.
+func TestReclaimWithoutNomad(t *testing.T) {
+	p := newPlugin(t)
+	p.change(func(gpus []control.GPU) { gpus[0].Problem = "the token needs agent:read" })
+	p.live(nil)
+	code, out, errs := p.run("reclaim", "0")
+	must.Eq(t, 0, code, must.Sprint(errs))
+	must.StrContains(t, out, "a task that is about to start on it would not be known: the token needs agent:read")
 }
 
 func TestNoPlugin(t *testing.T) {

@@ -62,7 +62,11 @@ func (d *desk) holdsBack(g control.GPU) string {
 	switch {
 	case g.Reclaim == nil || g.Healthy:
 		return "the device plugin has not heard of it yet"
-	case d.keep || len(g.Tasks) == 0:
+	case d.keep:
+		return ""
+	case g.Asking:
+		return "asking Nomad which tasks have it"
+	case len(g.Tasks) == 0:
 		return ""
 	case g.Problem != "":
 		return "its tasks cannot be stopped: " + g.Problem
@@ -119,6 +123,9 @@ func (d *desk) tell(g control.GPU, reason string, said map[string]string, after 
 	said[g.UUID] = reason
 	if reason == "" {
 		reason = "offered: " + offered(g)
+		if g.Problem != "" {
+			reason += "; a task that is about to start on it would not be known: " + g.Problem
+		}
 	}
 	fmt.Fprintf(d.out, "%5.1fs  %s  %s\n", after.Seconds(), g.UUID, printable(reason))
 }

@@ -33,6 +33,7 @@ type GPU struct {
 	Reclaim        *Reclaim  `json:"reclaim,omitempty"` // in force, and taken in by the plugin
 	OwnerProcesses []Process `json:"owner_processes,omitempty"`
 	Tasks          []Task    `json:"tasks,omitempty"`
+	Asking         bool      `json:"asking,omitempty"`  // Nomad, who has it, for its owner who reclaimed it; there may be more tasks
 	Problem        string    `json:"problem,omitempty"` // why its tasks could not be stopped for its owner
 }
 
@@ -40,7 +41,7 @@ type GPU struct {
 type Task struct {
 	AllocID   string    `json:"alloc_id"`
 	Task      string    `json:"task"`
-	Namespace string    `json:"namespace,omitempty"` // with JobID, as far as Nomad could be asked
+	Namespace string    `json:"namespace,omitempty"` // with JobID, of tasks that Pangaea's driver runs or that Nomad was asked about
 	JobID     string    `json:"job_id,omitempty"`
 	Processes []Process `json:"processes,omitempty"`
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -17,26 +18,34 @@ type Nomad struct {
 	TokenFile string // empty: no ACLs
 }
 
-// Stop stops all allocations on this node that hold one of the devices, and returns their IDs. Those that are being
-// stopped already are left alone. An error about one does not keep the others.
-func (n Nomad) Stop(ctx context.Context, devices []string) ([]string, error) {
+// Holder is a task that has one of the devices until its allocation has ended.
+type Holder struct{ AllocID, Task, Namespace, JobID string }
+
+// Stop stops all allocations on this node that hold one of the devices, or a share of one. It returns all tasks that hold one, those that are
+// being stopped already among them, or nil if Nomad did not tell; and the IDs of the allocations that it stopped. An error
+// about one does not keep the others.
+func (n Nomad) Stop(ctx context.Context, devices []string) (holders []Holder, stopped []string, failed error) {
 	client, err := n.client()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	node, err := nodeID(client)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	query := (&api.QueryOptions{}).WithContext(ctx)
 	allocs, _, err := client.Nodes().Allocations(node, query)
 	if err != nil {
-		return nil, fmt.Errorf("cannot list this node's allocations (the token needs node:read): %w", err)
+		return nil, nil, fmt.Errorf("cannot list this node's allocations (the token needs node:read): %w", err)
 	}
-	var stopped []string
-	var failed error
+	holders = []Holder{}
 	for _, alloc := range allocs {
-		if alloc.DesiredStatus != api.AllocDesiredStatusRun || alloc.ClientTerminalStatus() || !holds(alloc, devices) {
+		if alloc.ClientTerminalStatus() {
+			continue
+		}
+		have := holding(alloc, devices)
+		holders = append(holders, have...)
+		if len(have) == 0 || alloc.DesiredStatus != api.AllocDesiredStatusRun {
 			continue
 		}
 		_, err = client.Allocations().Stop(alloc, (&api.QueryOptions{Namespace: alloc.Namespace}).WithContext(ctx))
@@ -46,7 +55,7 @@ func (n Nomad) Stop(ctx context.Context, devices []string) ([]string, error) {
 		}
 		stopped = append(stopped, alloc.ID)
 	}
-	return stopped, failed
+	return holders, stopped, failed
 }
 
 // client is made anew each time, as the token may have been replaced.
@@ -82,16 +91,23 @@ func nodeID(client *api.Client) (string, error) {
 	return id, nil
 }
 
-func holds(alloc *api.Allocation, devices []string) bool {
+// holding are the allocation's tasks that have one of the devices.
+func holding(alloc *api.Allocation, devices []string) []Holder {
 	if alloc.AllocatedResources == nil {
-		return false
+		return nil
 	}
-	for _, task := range alloc.AllocatedResources.Tasks {
-		for _, d := range task.Devices {
-			if d.Vendor == "nvidia" && slices.ContainsFunc(d.DeviceIDs, func(id string) bool { return slices.Contains(devices, id) }) {
-				return true
+	granted := func(id string) bool {
+		card, _, _ := strings.Cut(id, "::") // a share of one is called GPU-...::0, whatever may be shared now
+		return slices.Contains(devices, card)
+	}
+	var all []Holder
+	for _, name := range slices.Sorted(maps.Keys(alloc.AllocatedResources.Tasks)) {
+		for _, d := range alloc.AllocatedResources.Tasks[name].Devices {
+			if d.Vendor == "nvidia" && slices.ContainsFunc(d.DeviceIDs, granted) {
+				all = append(all, Holder{AllocID: alloc.ID, Task: name, Namespace: alloc.Namespace, JobID: alloc.JobID})
+				break
 			}
 		}
 	}
-	return false
+	return all
 }

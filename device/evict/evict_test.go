@@ -43,7 +43,7 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func alloc(id, desired, client string, devices ...string) *api.Allocation {
 	return &api.Allocation{
-		ID: id, Namespace: "team", DesiredStatus: desired, ClientStatus: client,
+		ID: id, Namespace: "team", JobID: "job", DesiredStatus: desired, ClientStatus: client,
 		AllocatedResources: &api.AllocatedResources{Tasks: map[string]*api.AllocatedTaskResources{
 			"t": {Devices: []*api.AllocatedDeviceResource{{Vendor: "nvidia", Type: "gpu", DeviceIDs: devices}}},
 		}},
@@ -54,7 +54,7 @@ func TestStop(t *testing.T) {
 	a := &agent{tokens: make(map[string]bool), refuse: "stubborn", allocs: []*api.Allocation{
 		alloc("stubborn", "run", "running", "GPU-a"),
 		alloc("holder", "run", "running", "GPU-x", "GPU-a"),
-		alloc("pending", "run", "pending", "GPU-a"),
+		alloc("pending", "run", "pending", "GPU-a::1"),
 		alloc("other", "run", "running", "GPU-b"),
 		alloc("done", "run", "complete", "GPU-a"),
 		alloc("stopping", "stop", "running", "GPU-a"),
@@ -64,10 +64,16 @@ func TestStop(t *testing.T) {
 	defer server.Close()
 	token := filepath.Join(t.TempDir(), "token")
 	must.NoError(t, os.WriteFile(token, []byte("s3cret\n"), 0o600))
-	stopped, err := Nomad{Address: server.URL, TokenFile: token}.Stop(t.Context(), []string{"GPU-a"})
+	holders, stopped, err := Nomad{Address: server.URL, TokenFile: token}.Stop(t.Context(), []string{"GPU-a"})
 	must.ErrorContains(t, err, "cannot stop allocation stubborn (the token needs alloc-lifecycle in team)")
 	must.StrNotContains(t, err.Error(), "s3cret")
 	must.Eq(t, []string{"holder", "pending"}, stopped)
+	var have []string
+	for _, h := range holders {
+		must.Eq(t, "team/job/t", h.Namespace+"/"+h.JobID+"/"+h.Task)
+		have = append(have, h.AllocID)
+	}
+	must.Eq(t, []string{"stubborn", "holder", "pending", "stopping"}, have)
 	must.Eq(t, []string{"team/holder", "team/pending"}, a.stopped)
 	must.Eq(t, map[string]bool{"s3cret": true}, a.tokens)
 }
@@ -89,7 +95,8 @@ func TestStopCannot(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := c.nomad.Stop(t.Context(), []string{"GPU-a"})
+			holders, _, err := c.nomad.Stop(t.Context(), []string{"GPU-a"})
+			must.Nil(t, holders)
 			must.ErrorContains(t, err, c.want)
 		})
 	}

@@ -13,7 +13,8 @@ type GPU struct {
 	UUID, Model, BusID string
 	Healthy            bool
 	Reason             string
-	AllocID, Task      string // "" when no task has a process on it
+	AllocID, Task      string // "" when no task has it
+	Namespace, JobID   string // of the task, as far as Pangaea's driver runs it
 	LastXid            uint64
 	Sample             nvml.Sample
 }
@@ -100,7 +101,7 @@ func Text(gpus []GPU) []byte {
 }
 
 func labels(g GPU) string {
-	pairs := [][2]string{{"UUID", g.UUID}, {"modelName", g.Model}, {"pci_bus_id", g.BusID}, {"alloc_id", g.AllocID}, {"task", g.Task}, {"reason", g.Reason}}
+	pairs := [][2]string{{"UUID", g.UUID}, {"modelName", g.Model}, {"pci_bus_id", g.BusID}, {"alloc_id", g.AllocID}, {"task", g.Task}, {"namespace", g.Namespace}, {"job_id", g.JobID}, {"reason", g.Reason}}
 	var words []string
 	for _, p := range pairs {
 		if p[1] != "" {

@@ -92,6 +92,7 @@ plugin "pangaea-driver" {
   config {
     state_dir           = %[3]q
     driver_root         = %[4]q
+    holds_dir           = %[8]q
     insecure_registries = ["%[5]s:5000"]
   }
 }
@@ -99,6 +100,7 @@ plugin "pangaea-device" {
   config {
     library_path = %[6]q
     control_dir  = %[7]q
+    holds_dir    = %[8]q
   }
 }
 `

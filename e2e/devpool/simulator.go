@@ -41,7 +41,7 @@ func (c *Cluster) configure(ctx context.Context) error {
 	}
 	server := fmt.Sprintf(agentConfig, c.Alias, filepath.Join(c.dir, "server"), c.Address) + serverConfig
 	client := fmt.Sprintf(agentConfig, c.Alias+"-gpu-1", filepath.Join(c.dir, "client"), c.Address) +
-		fmt.Sprintf(clientConfig, filepath.Join(c.dir, "plugins"), c.Address, filepath.Join(c.dir, "tasks"), root, BridgeAddress, library, filepath.Join(c.dir, "device"))
+		fmt.Sprintf(clientConfig, filepath.Join(c.dir, "plugins"), c.Address, filepath.Join(c.dir, "tasks"), root, BridgeAddress, library, filepath.Join(c.dir, "device"), filepath.Join(c.dir, "holds"))
 	if c.pool.Bench {
 		client += benchConfig
 	}

@@ -35,36 +35,47 @@ func awaitReason(t *testing.T, uuid, reason string) {
 	})
 }
 
-// The owner takes a GPU that has a task, from a shell: the command returns when it is his, and Nomad knows why.
+// The owner takes a GPU that has a task, from a shell: the command returns when it is his, and Nomad knows why. The task has
+// the GPU from the moment that it was granted, with a process there or without.
 func TestRootReclaim(t *testing.T) {
-	job, err := shared.Run(t.Context(), asking(`"stay"`, "", `device "nvidia/gpu" {}`))
-	must.NoError(t, err)
-	a, err := shared.AwaitStatus(t.Context(), job, api.AllocClientStatusRunning)
-	must.NoError(t, err)
-	uuid := granted(a)[0]
-	pids, err := shared.Tasks(a.ID)
-	must.NoError(t, err)
-	must.SliceNotEmpty(t, pids)
-	setProcesses := func(p ...nvmlsim.Process) {
-		play(t, func(all []*nvmlsim.GPU) { all[minor(t, uuid)].Processes = p })
+	for name, computes := range map[string]bool{"a task that computes": true, "a task that does not yet": false} {
+		t.Run(name, func(t *testing.T) {
+			job, err := shared.Run(t.Context(), asking(`"stay"`, "", `device "nvidia/gpu" {}`))
+			must.NoError(t, err)
+			a, err := shared.AwaitStatus(t.Context(), job, api.AllocClientStatusRunning)
+			must.NoError(t, err)
+			uuid := granted(a)[0]
+			setProcesses := func(p ...nvmlsim.Process) {
+				play(t, func(all []*nvmlsim.GPU) { all[minor(t, uuid)].Processes = p })
+			}
+			t.Cleanup(func() { setProcesses() })
+			if computes {
+				pids, err := shared.Tasks(a.ID)
+				must.NoError(t, err)
+				must.SliceNotEmpty(t, pids)
+				setProcesses(nvmlsim.Process{Kind: "compute", PID: pids[0], Bytes: 1 << 20})
+			}
+			task := fmt.Sprintf("default/ask/t (allocation %.8s)", a.ID)
+			awaitStatus(t, uuid, task)
+
+			out := gpuCommand(t, "reclaim", "-note", "a game", uuid)
+			must.StrContains(t, out, "stopping "+task)
+			must.StrContains(t, out, uuid+"  offered: no: reclaimed by its owner")
+			left, err := shared.Tasks(a.ID)
+			must.NoError(t, err)
+			must.SliceEmpty(t, left)
+			must.StrContains(t, gpuCommand(t, "status", uuid), "no: reclaimed by its owner")
+			if computes {
+				awaitReason(t, uuid, ": a game")
+			}
+
+			gpuCommand(t, "release", uuid)
+			if computes {
+				awaitReason(t, uuid, "")
+			}
+			must.NoError(t, shared.Stop(t.Context(), job))
+		})
 	}
-	t.Cleanup(func() { setProcesses() })
-	setProcesses(nvmlsim.Process{Kind: "compute", PID: pids[0], Bytes: 1 << 20})
-	task := fmt.Sprintf("t (allocation %.8s)", a.ID)
-	awaitStatus(t, uuid, task)
-
-	out := gpuCommand(t, "reclaim", "-note", "a game", uuid)
-	must.StrContains(t, out, task)
-	must.StrContains(t, out, uuid+"  offered: no: reclaimed by its owner")
-	left, err := shared.Tasks(a.ID)
-	must.NoError(t, err)
-	must.SliceEmpty(t, left)
-	awaitReason(t, uuid, ": a game")
-	must.StrContains(t, gpuCommand(t, "status", uuid), "no: reclaimed by its owner")
-
-	gpuCommand(t, "release", uuid)
-	awaitReason(t, uuid, "")
-	must.NoError(t, shared.Stop(t.Context(), job))
 }
 
 // awaitStatus waits until the plugin's status tells of something on a GPU.

@@ -101,6 +101,7 @@ plugin "pangaea-device" {
   config {
     library_path = %[7]q
     control_dir  = %[8]q
+    holds_dir    = %[10]q
     %[9]s
   }
 }

@@ -66,7 +66,7 @@ func run(ctx context.Context, bin string, rounds int, out io.Writer) error {
 		return err
 	}
 	ours := side{name: "pangaea-device", program: filepath.Join(dir, "pangaea-device"), config: map[string]any{
-		"enabled": true, "library_path": b.library, "control_dir": filepath.Join(dir, "control"),
+		"enabled": true, "library_path": b.library, "control_dir": filepath.Join(dir, "control"), "holds_dir": filepath.Join(dir, "holds"),
 	}}
 	err = os.Symlink(filepath.Join(bin, "pangaea"), ours.program)
 	if err != nil {
