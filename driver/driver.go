@@ -32,7 +32,8 @@ type Driver struct {
 	tasks    map[string]*handle
 	starting map[string]*underway
 	swept    bool
-	egress   *egress.Network // nil until first used
+	sweeping map[string]chan struct{} // sandboxes; closed when one is done with
+	egress   *egress.Network          // nil until first used
 	runtimes inspector
 	networks map[string]networkUse // of groups, by task
 	allocs   string                // where allocations lie, once known
@@ -56,6 +57,7 @@ func New(logger hclog.Logger) *Driver {
 		tasks:    map[string]*handle{},
 		starting: map[string]*underway{},
 		networks: map[string]networkUse{},
+		sweeping: map[string]chan struct{}{},
 	}
 }
 

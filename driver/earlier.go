@@ -77,6 +77,10 @@ func (s *startup) endUnknown() error {
 		return fmt.Errorf("internal error: cannot look for earlier starts: %w", err)
 	}
 	for _, dir := range dirs {
+		err := s.awaitSwept(filepath.Base(dir))
+		if err != nil {
+			return err
+		}
 		// Nomad repeats a start under the same ID when the plugin was killed in it.
 		if dir != s.conf.taskDir(sandboxID(s.cfg.ID)) {
 			file, err := readTaskFile(dir)
@@ -85,7 +89,7 @@ func (s *startup) endUnknown() error {
 			}
 		}
 		s.holdLogs()
-		err := destroyLeft(s.ctx, s.tools, dir)
+		err = destroyLeft(s.ctx, s.tools, dir)
 		if err != nil {
 			return fmt.Errorf("cannot end an earlier copy of the task: %w", err)
 		}

@@ -22,6 +22,8 @@ type handle struct {
 	// health is nil without a check; ended is done when what the exit code does not say has been told.
 	health *watcher
 	ended  sync.Once
+	// condemned is set when its removal has failed; guarded by the driver's mu.
+	condemned bool
 }
 
 // driverState is what Nomad keeps for the driver across a restart of its client. The rest is in the task's directory.

@@ -90,6 +90,22 @@ func (d *Driver) DestroyTask(id string, force bool) error {
 	if ok && h.running() && !force {
 		return errors.New("cannot remove the task: it is still running; stop it first")
 	}
+	err := d.destroy(id, h)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil {
+		if ok {
+			h.condemned = true
+		}
+		return err
+	}
+	delete(d.tasks, id)
+	delete(d.networks, id)
+	return nil
+}
+
+// destroy removes all that is left of a task, of which h is nil if it is not known.
+func (d *Driver) destroy(id string, h *handle) error {
 	t, err := d.open()
 	if err != nil {
 		return err
@@ -97,7 +113,7 @@ func (d *Driver) DestroyTask(id string, force bool) error {
 	dir := d.settings().taskDir(sandboxID(id))
 	ctx, cancel := context.WithTimeout(d.ctx, destroyTimeout)
 	defer cancel()
-	if ok {
+	if h != nil {
 		err = h.task.Destroy(ctx)
 	} else {
 		err = destroyUnknown(ctx, t, dir)
@@ -105,15 +121,7 @@ func (d *Driver) DestroyTask(id string, force bool) error {
 	if err != nil {
 		return fmt.Errorf("cannot remove the task: %w", err)
 	}
-	err = cleanUp(t, dir, sandboxID(id))
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.tasks, id)
-	delete(d.networks, id)
-	return nil
+	return cleanUp(t, dir, sandboxID(id))
 }
 
 // destroyUnknown ends whatever the records in dir tell of.

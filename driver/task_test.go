@@ -193,29 +193,6 @@ func TestRootNeverTwo(t *testing.T) {
 	must.ErrorIs(t, err, os.ErrNotExist)
 }
 
-func TestRootSweep(t *testing.T) {
-	w := newWorld(t, nil)
-	ended, running, gone := w.task(t, sh("exit 1")), w.task(t, sh("sleep 60")), w.task(t, sh("sleep 60"))
-	for _, cfg := range []*drivers.TaskConfig{ended, running, gone} {
-		w.start(t, cfg)
-	}
-	w.wait(t, ended.ID)
-	h, _ := w.driver.task(gone.ID)
-	h.file.AllocDir = filepath.Join(w.state, "no-such-allocation")
-	must.NoError(t, writeTaskFile(h.dir, h.file))
-	w.restart(t)
-	tools, err := w.driver.open()
-	must.NoError(t, err)
-	w.driver.sweepTasks(tools)
-	left, err := os.ReadDir(filepath.Join(w.state, "tasks"))
-	must.NoError(t, err)
-	must.Len(t, 1, left, must.Sprint("only the task that may still be recovered stays"))
-	must.Eq(t, sandboxID(running.ID), left[0].Name())
-	ids, err := tools.images.Mounts()
-	must.NoError(t, err)
-	must.Eq(t, []string{sandboxID(running.ID)}, ids)
-}
-
 func TestRootExec(t *testing.T) {
 	w := newWorld(t, nil)
 	cfg := w.task(t, sh("sleep 600"))

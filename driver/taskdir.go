@@ -14,7 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// taskFile is what the driver itself has to know about a task after a restart. It lies in task.json, which is written
+// taskRecord is the name of a task's record in its directory.
+const taskRecord = "task.json"
+
+// taskFile is what the driver itself has to know about a task after a restart. It lies in taskRecord, which is written
 // before anything of the task exists, so that whatever exists can be undone.
 type taskFile struct {
 	TaskID   string   `json:"task_id"`
@@ -51,6 +54,12 @@ func sandboxPrefix(taskID string) string {
 	return strings.TrimLeft(prefix.String(), "-")
 }
 
+// sameTask tells whether two sandboxes are of two starts of one task, or the same.
+func sameTask(a, b string) bool {
+	const digest = 16
+	return len(a) > digest && len(b) > digest && a[:len(a)-digest] == b[:len(b)-digest]
+}
+
 func (s *settings) taskDir(id string) string { return filepath.Join(s.StateDir, "tasks", id) }
 
 // makeTaskDir makes a task's directory and record. It fails if it exists: Nomad's task IDs are new for every start.
@@ -77,10 +86,10 @@ func writeTaskFile(dir string, t taskFile) error {
 	if err != nil {
 		return fmt.Errorf("internal error: cannot encode the task's record: %w", err)
 	}
-	temp := filepath.Join(dir, "task.json~")
+	temp := filepath.Join(dir, taskRecord+"~")
 	err = os.WriteFile(temp, text, 0o600)
 	if err == nil {
-		err = os.Rename(temp, filepath.Join(dir, "task.json"))
+		err = os.Rename(temp, filepath.Join(dir, taskRecord))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write the task's record: %w", err)
@@ -90,7 +99,7 @@ func writeTaskFile(dir string, t taskFile) error {
 
 func readTaskFile(dir string) (taskFile, error) {
 	var t taskFile
-	text, err := os.ReadFile(filepath.Join(dir, "task.json"))
+	text, err := os.ReadFile(filepath.Join(dir, taskRecord))
 	if err != nil {
 		return t, fmt.Errorf("cannot read the task's record: %w", err)
 	}
@@ -102,7 +111,8 @@ func readTaskFile(dir string) (taskFile, error) {
 }
 
 // removeTaskDir removes a task's directory. What it says of the task's network is made good first. What is mounted in
-// it is unmounted: removing through a mount would delete what is mounted.
+// it is unmounted: removing through a mount would delete what is mounted. The record goes first, so that the sweep knows
+// a directory whose removal was cut short.
 func removeTaskDir(dir string) error {
 	err := returnNetwork(dir)
 	if err == nil {
@@ -111,7 +121,10 @@ func removeTaskDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	err = os.RemoveAll(dir)
+	err = os.Remove(filepath.Join(dir, taskRecord))
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		err = os.RemoveAll(dir)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot remove the task's directory: %w", err)
 	}

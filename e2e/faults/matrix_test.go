@@ -48,13 +48,16 @@ func ofAll(t *testing.T, victim string) {
 	}
 }
 
-// together does a step of all cells at once.
+// together does a step of all cells at once, and ends the test if one fails.
 func together(all []*cell, step func(*cell)) {
 	var wg sync.WaitGroup
 	for _, c := range all {
 		wg.Go(func() { step(c) })
 	}
 	wg.Wait()
+	if all[0].t.Failed() {
+		all[0].t.FailNow()
+	}
 }
 
 func enter(all []*cell)  { together(all, (*cell).enter) }

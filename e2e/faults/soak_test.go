@@ -38,7 +38,7 @@ const workers = 6
 
 // soak is many tasks that start, end, are stopped and lose processes at random moments.
 type soak struct {
-	t *testing.T
+	seed int
 	// starts is held for reading by each task that starts. Nomad repeats a start whose plugin dies once, and gives the
 	// job up when it dies again: so the plugin is left alone until all who saw it die have started.
 	starts sync.RWMutex
@@ -51,17 +51,20 @@ type soak struct {
 	count map[string]int
 }
 
-// Whatever dies, each task has its own exit code and never two copies, and nothing is left in the end.
+// Whatever dies, each task has its own exit code and never two copies, and nothing is left in the end. The first cycle
+// that fails is the last to begin.
 func TestRootSoak(t *testing.T) {
-	cycles, seed := number(t, "FAULTS_CYCLES", 60), number(t, "FAULTS_SEED", int(time.Now().Unix()))
+	cycles, seed := number(t, "FAULTS_CYCLES", 40), number(t, "FAULTS_SEED", int(time.Now().Unix()))
 	t.Logf("%d cycles, FAULTS_SEED=%d", cycles, seed)
-	s := &soak{t: t, count: map[string]int{}}
+	s := &soak{seed: seed, count: map[string]int{}}
 	turns := make(chan int)
 	var wg sync.WaitGroup
 	for range workers {
 		wg.Go(func() {
 			for n := range turns {
-				s.cycle(n, rand.New(rand.NewPCG(uint64(seed), uint64(n))))
+				if !t.Failed() {
+					s.cycle(t, n)
+				}
 			}
 		})
 	}
@@ -73,51 +76,73 @@ func TestRootSoak(t *testing.T) {
 	t.Logf("did %v", s.count)
 }
 
+// fate is what befalls a task, in its start or when it runs, and the code that it ends with.
+type fate struct {
+	name  string
+	start func()
+	then  func()
+	code  int
+}
+
 // cycle is the life of one task. The dice say what befalls it.
-func (s *soak) cycle(n int, dice *rand.Rand) {
-	w := newTask(s.t, fmt.Sprintf("s%d", n))
+func (s *soak) cycle(t *testing.T, n int) {
+	dice := rand.New(rand.NewPCG(uint64(s.seed), uint64(n)))
 	code := 10 + dice.IntN(90)
 	pause := time.Duration(dice.IntN(250)) * time.Millisecond
-	fates := []struct {
-		name  string
-		start func()
-		then  func()
-		code  int
-	}{
+	w := newTask(t, fmt.Sprintf("s%d", n))
+	fates := []fate{
 		{"ends", nil, nil, code},
 		{"is stopped", nil, nil, codeTerm},
 		{"loses its shim", nil, func() { s.killShim(w) }, code},
 		{"loses its shim and is stopped", nil, func() { s.killShim(w) }, codeTerm},
 		{"is killed", nil, func() { w.write("done", ""); s.kill(w, w.inits()) }, 128 + int(syscall.SIGKILL)},
-		{"loses its shim in its start", func() { s.strikeStart(w, pause, w.shims) }, nil, code},
-		{"loses its runtime in its start", func() { s.strikeStart(w, pause, w.runtimes) }, nil, code},
-		{"loses the plugin in its start", func() { s.killPlugin(pause) }, nil, code},
-		{"loses the plugin", nil, func() { s.killPlugin(0) }, code},
-		{"loses the plugin and is stopped", nil, func() { s.killPlugin(0) }, codeTerm},
+		{"loses its shim in its start", func() { s.strikeStart(pause, w.shims) }, nil, code},
+		{"loses its runtime in its start", func() { s.strikeStart(pause, w.runtimes) }, nil, code},
+		{"loses the plugin in its start", func() { s.killPlugin(w, pause) }, nil, code},
+		{"loses the plugin", nil, func() { s.killPlugin(w, 0) }, code},
+		{"loses the plugin and is stopped", nil, func() { s.killPlugin(w, 0) }, codeTerm},
 	}
-	fate := fates[dice.IntN(len(fates))]
+	f := fates[dice.IntN(len(fates))]
 	s.mu.Lock()
-	s.count[fate.name]++
+	s.count[f.name]++
 	s.mu.Unlock()
+	t.Run(fmt.Sprintf("%d %s", n, f.name), func(t *testing.T) {
+		w.t = t
+		defer func() {
+			if t.Failed() {
+				t.Logf("FAULTS_SEED=%d, cycle %d, %s; Nomad's client says of it:\n%s", s.seed, n, f.name, w.log())
+			}
+		}()
+		s.live(w, f)
+	})
+}
 
-	s.starts.RLock()
-	s.placing.RLock()
-	w.run()
-	_, _, err := shared.AwaitEvent(s.t.Context(), w.name, api.TaskSetup, nil)
-	must.NoError(s.t, err)
-	s.placing.RUnlock()
+// live has a task meet its fate.
+func (s *soak) live(w *task, f fate) {
 	var struck sync.WaitGroup
-	if fate.start != nil {
-		struck.Go(fate.start)
-	}
-	w.awaitStarted()
-	s.starts.RUnlock()
+	func() {
+		s.starts.RLock()
+		defer s.starts.RUnlock()
+		s.place(w)
+		if f.start != nil {
+			struck.Go(f.start)
+		}
+		w.awaitStarted()
+	}()
 	struck.Wait()
 	w.awaitLife(1)
-	if fate.then != nil {
-		fate.then()
+	if f.then != nil {
+		f.then()
 	}
-	s.endAs(w, fate.code, strings.HasSuffix(fate.name, "stopped"))
+	s.endAs(w, f.code, strings.HasSuffix(f.name, "stopped"))
+}
+
+func (s *soak) place(w *task) {
+	s.placing.RLock()
+	defer s.placing.RUnlock()
+	w.run()
+	_, _, err := shared.AwaitEvent(w.t.Context(), w.name, api.TaskSetup, nil)
+	must.NoError(w.t, err)
 }
 
 // endAs ends the task, and sees that its code is the one that Nomad reports and that nothing is left.
@@ -142,7 +167,7 @@ func (s *soak) endAs(w *task, code int, stop bool) {
 }
 
 // strikeStart kills one of the processes that start the task, if there is one by then.
-func (s *soak) strikeStart(w *task, pause time.Duration, find func() []int) {
+func (s *soak) strikeStart(pause time.Duration, find func() []int) {
 	time.Sleep(pause) // a moment like any other
 	pids := find()
 	if len(pids) > 0 {
@@ -167,23 +192,21 @@ func (s *soak) killShim(w *task) {
 }
 
 // killPlugin kills the driver's plugin and lets all who start see to it that they do.
-func (s *soak) killPlugin(pause time.Duration) {
+func (s *soak) killPlugin(w *task, pause time.Duration) {
 	s.plugin.Lock()
 	defer s.plugin.Unlock()
 	time.Sleep(pause) // a moment like any other
-	s.placing.Lock()
-	pids, err := shared.Plugin("pangaea-driver")
-	must.NoError(s.t, err)
-	for _, pid := range pids {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
-	}
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		now, err := shared.Plugin("pangaea-driver")
-		if err == nil && len(now) > 0 && !slices.Equal(now, pids) {
-			break
-		}
-	}
-	s.placing.Unlock()
+	func() {
+		s.placing.Lock()
+		defer s.placing.Unlock()
+		old, err := shared.Plugin("pangaea-driver")
+		must.NoError(w.t, err)
+		signalAll(w, old, syscall.SIGKILL)
+		w.eventually("there is another plugin", func() bool {
+			now, err := shared.Plugin("pangaea-driver")
+			return err == nil && len(now) > 0 && !slices.Equal(now, old)
+		})
+	}()
 	s.starts.Lock()
 	s.starts.Unlock() //nolint:staticcheck // nobody is starting now
 }

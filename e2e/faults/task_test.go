@@ -160,6 +160,21 @@ func (w *task) story() string {
 	return text.String()
 }
 
+// log is what the client's log says of the task.
+func (w *task) log() string {
+	text, err := os.ReadFile(filepath.Join(shared.Dir, "logs", "client.log"))
+	if err != nil {
+		return err.Error()
+	}
+	var said strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if w.alloc != "" && strings.Contains(line, w.alloc[:8]) || strings.Contains(line, "plugin exited") {
+			said.WriteString("   " + line)
+		}
+	}
+	return said.String()
+}
+
 func events(a *api.Allocation) []string {
 	var all []string
 	for _, state := range a.TaskStates {
