@@ -19,6 +19,13 @@ import (
 // kindOwn is our own runtime; all others are driven by the OCI command line.
 const kindOwn = "pangaea"
 
+// refusal is what a task's end is put down to if its program never ran.
+const refusal = "the kernel refused to execute the program: it is made for another machine, or its interpreter is missing"
+
+// programTime bounds how long the kernel may take to find the program, on a slow machine or file system, before the
+// task is said to have started. A program that is refused later is told of at the task's end.
+const programTime = 5 * time.Second
+
 // initName is what libcontainer's init calls itself until it becomes the task's program.
 const initName = "runc:[2:INIT]"
 
@@ -112,7 +119,6 @@ func (s *shim) launchOwn() error {
 		s.waitChild(runtime)
 		return err
 	}
-	s.becameProgram()
 	err = s.startedOrFailed()
 	s.waitChild(runtime)
 	return err
@@ -176,7 +182,7 @@ func (s *shim) waitChild(pid int) unix.WaitStatus {
 // becameProgram waits until the init has become the task's program. The runtime can't tell: it only knows that
 // the init was about to.
 func (s *shim) becameProgram() {
-	deadline := now() + time.Second
+	deadline := now() + programTime
 	// Go's own sleep would be rounded up to whole milliseconds by epoll.
 	pause := unix.Timespec{Nsec: int64(50 * time.Microsecond)}
 	for s.name() == initName && !s.ended() && now() < deadline {
@@ -206,18 +212,19 @@ func (s *shim) killed() bool {
 	return known && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
-// startedOrFailed reports what became of the program.
+// refused says whether the init ended without having become the task's program, and was not killed.
+func (s *shim) refused() bool {
+	return !s.unstarted && s.error == "" && s.ended() && s.name() == initName && !s.killed()
+}
+
+// startedOrFailed waits for what becomes of the program and reports it, if anybody still listens.
 func (s *shim) startedOrFailed() error {
-	failed := !s.unstarted && s.error == "" && s.ended() && s.name() == initName && !s.killed()
-	reason := "the kernel refused to execute the program: it is made for another machine, or its interpreter is missing"
 	if s.lease.exists() {
-		if failed {
-			s.error = reason
-		}
 		return nil
 	}
-	if failed {
-		return errors.New(reason)
+	s.becameProgram()
+	if s.refused() {
+		return errors.New(refusal)
 	}
 	failpoint.Here(s.dir, "shim-started")
 	s.report("started")

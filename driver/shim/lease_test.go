@@ -2,12 +2,16 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/record"
 )
 
 func TestLease(t *testing.T) {
@@ -68,4 +72,26 @@ func TestDigest(t *testing.T) {
 	}
 	must.NotEq(t, digest(path("a")), digest(path("b")))
 	must.Eq(t, digest(path("a")), digest(path("a")))
+}
+
+// A task that is killed while it is held has a parent that reaps it at once, and a kernel that is older than 6.15 tells
+// nobody afterwards how it ended.
+func TestHeldThenReaped(t *testing.T) {
+	cmd := exec.Command("/bin/sleep", "1000")
+	pidfd := -1
+	cmd.SysProcAttr = &syscall.SysProcAttr{PidFD: &pidfd}
+	must.NoError(t, cmd.Start())
+	start, err := record.StartTime(cmd.Process.Pid)
+	must.NoError(t, err)
+	s := &shim{dir: t.TempDir(), pidfd: pidfd, state: record.State{Pid: cmd.Process.Pid, StartTime: start}}
+	s.lease = lease{file: filepath.Join(s.dir, "lease"), ttl: time.Hour}
+	must.NoError(t, cmd.Process.Kill())
+	must.False(t, s.hold())
+	must.Error(t, cmd.Wait())
+	must.NoError(t, unix.Close(pidfd))
+	s.pidfd = -1
+	must.False(t, s.refused())
+	s.collect()
+	must.True(t, s.known)
+	must.Eq(t, unix.SIGKILL, s.status.Signal())
 }

@@ -33,6 +33,9 @@ func (s *shim) supervise() error {
 		}
 	}
 	at := time.Now()
+	if s.refused() {
+		s.error = refusal
+	}
 	failpoint.Here(s.dir, "shim-ended")
 	s.collect()
 	ctx, cancel := context.WithTimeout(context.Background(), emptyTime)
@@ -82,6 +85,9 @@ func (s *shim) step(pidfd int, wait time.Duration) {
 // collect learns how the init ended and leaves it a zombie until that is recorded: should the shim be killed before,
 // whoever looks next can still read the status.
 func (s *shim) collect() {
+	if s.known {
+		return
+	}
 	s.status, s.known = record.ExitStatus(s.pidfd, s.state.Pid, s.state.StartTime)
 	if !s.known {
 		s.reap()

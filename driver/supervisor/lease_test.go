@@ -23,7 +23,7 @@ func renew(t testing.TB, path, content string) {
 func TestRootLease(t *testing.T) {
 	b := newBench(t)
 	const ttl = 1200 * time.Millisecond
-	held := func(t *testing.T, name string, args ...string) (*Task, *logs, string) {
+	held := func(t *testing.T, ttl time.Duration, name string, args ...string) (*Task, *logs, string) {
 		b := b.on(t)
 		file := filepath.Join(b.root, "lease-"+name)
 		renew(t, file, "stale")
@@ -35,7 +35,7 @@ func TestRootLease(t *testing.T) {
 	script := []string{"/bin/sh", "-c", "echo runs; sleep 1000"}
 
 	t.Run("stale content never starts", func(t *testing.T) {
-		task, out, file := held(t, "stale", script...)
+		task, out, file := held(t, ttl, "stale", script...)
 		renew(t, file, "stale")
 		time.Sleep(ttl)
 		must.Eq(t, "", out.String())
@@ -46,7 +46,7 @@ func TestRootLease(t *testing.T) {
 		must.False(t, got.LeaseExpired)
 	})
 	t.Run("renewed, then expired", func(t *testing.T) {
-		task, out, file := held(t, "expires", script...)
+		task, out, file := held(t, ttl, "expires", script...)
 		renew(t, file, "1")
 		eventually(t, "the task runs", func() bool { return out.String() == "runs\n" })
 		for i := range 4 {
@@ -61,14 +61,14 @@ func TestRootLease(t *testing.T) {
 		must.Between(t, ttl, got.At.Sub(last).Round(time.Millisecond)+20*time.Millisecond, 2*ttl)
 	})
 	t.Run("file removed", func(t *testing.T) {
-		task, out, file := held(t, "removed", script...)
+		task, out, file := held(t, ttl, "removed", script...)
 		renew(t, file, "1")
 		eventually(t, "the task runs", func() bool { return out.String() == "runs\n" })
 		must.NoError(t, os.Remove(file))
 		must.True(t, b.wait(task).LeaseExpired)
 	})
 	t.Run("program that can't run", func(t *testing.T) {
-		task, _, file := held(t, "broken", "/bin/garbage")
+		task, _, file := held(t, time.Hour, "broken", "/bin/garbage")
 		renew(t, file, "1")
 		got := b.wait(task)
 		must.Eq(t, 126, got.Code)
@@ -79,7 +79,7 @@ func TestRootLease(t *testing.T) {
 		must.StrContains(t, got.Error, reason)
 	})
 	t.Run("ends by itself", func(t *testing.T) {
-		task, _, file := held(t, "ends", "/bin/sh", "-c", "exit 3")
+		task, _, file := held(t, time.Hour, "ends", "/bin/sh", "-c", "exit 3")
 		renew(t, file, "1")
 		got := b.wait(task)
 		must.Eq(t, Exit{Code: 3, At: got.At}, got)
