@@ -71,7 +71,7 @@ func resources(cfg *drivers.TaskConfig, job *JobConfig, s *settings, h *sandbox.
 	l := cfg.Resources.LinuxResources
 	r.CPUShares = l.CPUShares
 	if h.CgroupV2 {
-		// On v1 the cores are in the cpuset that Nomad made.
+		// On v1 the cores are in the cpuset that Nomad made: reserveCores.
 		r.Cpus = l.CpusetCpus
 	}
 	if job.CPUPeriod != 0 && (job.CPUPeriod < minCPUPeriod || job.CPUPeriod > maxCPUPeriod) {

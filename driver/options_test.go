@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/hashicorp/nomad/nomad/structs"
@@ -53,68 +52,6 @@ func TestRootOptions(t *testing.T) {
 			must.NoError(t, result.Err)
 		})
 	}
-}
-
-// TestRootMemory looks at the cgroup, since a task can't see it on cgroup v1.
-func TestRootMemory(t *testing.T) {
-	if cgroupV2() {
-		t.Skip("reads cgroup v1's files")
-	}
-	w := newWorld(t, func(c *Config) { c.AllowSwap, c.AllowUnlimitedMemory = true, true })
-	percent := int64(7)
-	max := func(mb int64) func(*drivers.TaskConfig) {
-		return func(c *drivers.TaskConfig) { c.Resources.NomadResources.Memory.MemoryMaxMB = mb }
-	}
-	all := readHost().MemoryBytes
-	cases := []struct {
-		name   string
-		job    JobConfig
-		change func(*drivers.TaskConfig)
-		want   map[string]int64
-	}{
-		{"memory", JobConfig{}, nil, map[string]int64{"memory.limit_in_bytes": 64 << 20, "memory.memsw.limit_in_bytes": 64 << 20}},
-		{"swap", JobConfig{MemorySwap: "96MiB", Swappiness: &percent}, nil, map[string]int64{
-			"memory.limit_in_bytes": 64 << 20, "memory.memsw.limit_in_bytes": 96 << 20, "memory.swappiness": 7,
-		}},
-		{"no limit", JobConfig{}, max(noMemoryLimit), map[string]int64{"memory.limit_in_bytes": all, "memory.soft_limit_in_bytes": 64 << 20}},
-	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			job := c.job
-			job.Command, job.Args = "/bin/sleep", []string{"60"}
-			cfg := w.task(t, job)
-			if c.change != nil {
-				c.change(cfg)
-			}
-			w.start(t, cfg)
-			for file, want := range c.want {
-				text, err := os.ReadFile(filepath.Join("/sys/fs/cgroup/memory", w.parent, cfg.AllocID+".web", file))
-				must.NoError(t, err)
-				must.Eq(t, strconv.FormatInt(want, 10), strings.TrimSpace(string(text)), must.Sprint(file))
-			}
-		})
-	}
-}
-
-// TestRootCores runs a task on the core that Nomad reserved for it.
-func TestRootCores(t *testing.T) {
-	if cgroupV2() {
-		t.Skip("makes cgroup v1's directories")
-	}
-	w := newWorld(t, nil)
-	cfg := w.task(t, sh("grep Cpus_allowed_list /proc/self/status"))
-	reserved := filepath.Join("/sys/fs/cgroup/cpuset", w.parent, "reserve")
-	own := filepath.Join(reserved, cfg.AllocID+".web")
-	for _, dir := range []string{reserved, own} {
-		must.NoError(t, os.Mkdir(dir, 0o755))
-		t.Cleanup(func() { must.NoError(t, removeCgroup(dir)) })
-		must.NoError(t, os.WriteFile(filepath.Join(dir, "cpuset.cpus"), []byte("1"), 0))
-		must.NoError(t, os.WriteFile(filepath.Join(dir, "cpuset.mems"), []byte("0"), 0))
-	}
-	cfg.Resources.LinuxResources.CpusetCpus, cfg.Resources.LinuxResources.CpusetCgroupPath = "1", own
-	w.start(t, cfg)
-	must.Eq(t, 0, w.wait(t, cfg.ID).ExitCode)
-	w.says(t, cfg, "Cpus_allowed_list:\t1\n")
 }
 
 func TestRootOptionsRefused(t *testing.T) {

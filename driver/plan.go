@@ -2,7 +2,9 @@ package driver
 
 import (
 	"fmt"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -154,6 +156,20 @@ func cpusetCgroup(cfg *drivers.TaskConfig, h *sandbox.Host) string {
 		return ""
 	}
 	return cfg.Resources.LinuxResources.CpusetCgroupPath
+}
+
+// reserveCores gives the task its own cores in the cpuset that Nomad's client has made for it on cgroup v1 and left
+// empty, which nothing can join. On v2 they are among the limits of the task's one cgroup.
+func reserveCores(cfg *drivers.TaskConfig, h *sandbox.Host) error {
+	dir := cpusetCgroup(cfg, h)
+	if dir == "" || cfg.Resources.LinuxResources.CpusetCpus == "" {
+		return nil
+	}
+	err := os.WriteFile(filepath.Join(dir, "cpuset.cpus"), []byte(cfg.Resources.LinuxResources.CpusetCpus), 0)
+	if err != nil {
+		return fmt.Errorf("cannot reserve the task's cores: %w", err)
+	}
+	return nil
 }
 
 // grantGPUs adds what the grant needs.

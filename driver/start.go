@@ -333,6 +333,10 @@ func (s *startup) launch() error {
 	if err != nil {
 		return err
 	}
+	err = reserveCores(s.cfg, &s.host)
+	if err != nil {
+		return err
+	}
 	s.undone("cannot end the task", s.endTask)
 	s.task, err = s.supervisor.Start(s.ctx, supervisor.Launch{
 		ID: s.file.ID, Dir: s.dir, Spec: spec, Stdout: logFIFO(s.cfg.StdoutPath), Stderr: logFIFO(s.cfg.StderrPath),
