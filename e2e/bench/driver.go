@@ -32,70 +32,84 @@ plugin "raw_exec" {
 }
 `
 
-// How often each side of a comparison runs, after once that does not count.
+// How often each side of a comparison runs. The first turn of the short ones does not count besides.
 const (
 	rounds     = 10
 	longRounds = 3
 )
 
-// Driver measures our driver beside its peers on a Nomad node of its own, with the programs in bin: all of it, or what has
-// only in its name.
-func Driver(ctx context.Context, bin, only string, out io.Writer) (rows []Row, err error) {
-	drivers := append([]driver{ours()}, nomads()...)
-	config := clientConfig
-	engine, err := startDocker(ctx)
+// Options say what to measure and where to tell of it.
+type Options struct {
+	Bin  string // directory of the programs
+	Only string // part of the name of what to measure, "" for all
+	Out  io.Writer
+}
+
+// Driver measures our driver beside its peers on a Nomad node of its own.
+func Driver(ctx context.Context, o Options) (report Report, err error) {
+	peers, err := startPeers(ctx, o.Bin)
+	defer func() { err = errors.Join(err, peers.stop()) }()
 	if err != nil {
-		return nil, err
+		return report, err
 	}
-	if engine != nil {
-		defer func() { err = errors.Join(err, engine.stop()) }()
-		config += engine.clientConfig()
-		drivers = append(drivers, docker())
+	for _, missing := range peers.missing {
+		fmt.Fprintln(o.Out, "==> going on without", missing)
 	}
-	fmt.Fprintln(out, "==> a Nomad node")
-	nomad, err := node.Start(ctx, node.Options{Bin: bin, Client: config})
+	fmt.Fprintln(o.Out, "==> a Nomad node")
+	big := makeBigImage()
+	runsc, err := filepath.Abs(filepath.Join(o.Bin, "runsc"))
 	if err != nil {
-		return nil, err
+		return report, fmt.Errorf("cannot find runsc: %w", err)
 	}
-	defer func() { err = errors.Join(err, nomad.Close(context.WithoutCancel(ctx))) }()
-	n := &site{api: nomad.API(), out: out, processes: nomad.Processes}
-	if engine != nil {
-		n.processes = func() ([]node.Process, error) {
-			own, err := nomad.Processes()
-			docks, dockErr := naming(engine.dir)
-			return append(own, docks...), errors.Join(err, dockErr)
-		}
+	nomad, err := node.Start(ctx, node.Options{
+		Bin: o.Bin, Client: clientConfig + peers.clientConfig(), Driver: fmt.Sprintf("runtime %q {\n path = %q\n kind = \"runsc\"\n}", "runsc", runsc),
+	})
+	if err != nil {
+		return report, err
 	}
+	defer func() {
+		fmt.Fprintln(o.Out, "==> taking the node down")
+		err = errors.Join(err, nomad.Close(context.WithoutCancel(ctx)))
+	}()
+	n := &site{api: nomad.API(), out: o.Out, processes: func() ([]node.Process, error) { return peers.processes(nomad) }}
 	n.image, err = offer(ctx, nomad.Registry)
 	if err != nil {
-		return nil, err
+		return report, err
 	}
 	n.log, err = openLog(filepath.Join(nomad.Dir, "logs", "client.log"))
 	if err != nil {
-		return nil, err
+		return report, err
 	}
-	steps := slices.DeleteFunc(n.steps(nomad, drivers, engine), func(s step) bool { return !strings.Contains(s.name, only) })
-	return n.measure(ctx, steps)
+	ref, err := (<-big)(ctx, nomad.Registry)
+	if err != nil {
+		return report, err
+	}
+	steps := slices.DeleteFunc(n.steps(nomad, peers, ref), func(s step) bool { return !strings.Contains(s.name, o.Only) })
+	report.Rows, err = n.measure(ctx, steps)
+	report.Notes = append(peers.leaveOut(), peers.missing...)
+	return report, err
 }
 
-// steps are the measures.
-func (n *site) steps(on *node.Node, drivers []driver, engine *dockerEngine) []step {
+// steps are the measures, as they are promised.
+func (n *site) steps(on *node.Node, peers *peers, big string) []step {
+	drivers := append([]driver{ours()}, append(nomads(), peers.drivers()...)...)
 	return []step{
-		n.inTurns(drivers, n.startTask, rounds, Row{
+		n.inTurns(drivers, n.startTask, Row{
 			What: "StartTask, cached image, full sandbox", Unit: "ms", Promises: []Promise{{Limit: 35}, {Limit: 0.35, Of: "exec"}},
 		}),
-		n.inTurns([]driver{oursByDefault(), nomads()[0]}, n.startTask, rounds, Row{
+		n.inTurns([]driver{oursByDefault(), nomads()[0]}, n.startTask, Row{
 			What: "StartTask with the network that the driver makes", Unit: "ms", Promises: []Promise{{Limit: 35}, {Limit: 0.35, Of: "exec"}},
 		}),
-		n.inTurns(drivers, n.stopTask, rounds, Row{
+		n.inTurns(append([]driver{underRunsc(ours())}, peers.underRunsc()...), n.startTask, Row{
+			What: "StartTask under runsc", Unit: "ms", Promises: []Promise{{Limit: 180}},
+		}),
+		n.inTurns(drivers, n.stopTask, Row{
 			What: "stop of a process that obeys SIGTERM", Unit: "ms", Promises: []Promise{{Limit: 1.1, Of: "exec"}},
 		}),
 		{"alloc exec", func(ctx context.Context) ([]Row, error) { return n.allocExec(ctx, on, drivers) }},
-		n.inTurns(drivers, n.hundred, longRounds, Row{
-			What: "100 tasks of true on one node", Unit: "s", Promises: []Promise{{Limit: 8}, {Limit: 0.65, Of: "exec"}},
-		}),
+		{"100 tasks", func(ctx context.Context) ([]Row, error) { return n.hundreds(ctx, drivers) }},
 		{"idle tasks", func(ctx context.Context) ([]Row, error) { return n.idle(ctx, drivers) }},
-		{"pull", func(ctx context.Context) ([]Row, error) { return n.pulls(ctx, on.Registry, engine) }},
+		{"pull", func(ctx context.Context) ([]Row, error) { return n.pulls(ctx, big, peers.pullers()) }},
 	}
 }
 
@@ -113,23 +127,28 @@ func (n *site) measure(ctx context.Context, steps []step) ([]Row, error) {
 		if err != nil {
 			return nil, err
 		}
-		began := time.Now()
-		done, err := step.run(ctx)
+		before, err := calm(ctx)
 		if err != nil {
 			return nil, err
 		}
+		began := time.Now()
+		done, err := step.run(ctx)
+		if err != nil {
+			return rows, err
+		}
 		for _, row := range done {
+			row.Before = before
 			row.judge()
 			fmt.Fprintf(n.out, "    %s\n", row.brief())
 			rows = append(rows, row)
 		}
-		fmt.Fprintf(n.out, "    in %.0f s\n", time.Since(began).Seconds())
+		fmt.Fprintf(n.out, "    in %.0f s; %s\n", time.Since(began).Seconds(), before)
 	}
 	return rows, nil
 }
 
 // inTurns fills a row by turns, after one turn of each driver that does not count.
-func (n *site) inTurns(drivers []driver, measure func(context.Context, driver) (float64, error), rounds int, row Row) step {
+func (n *site) inTurns(drivers []driver, measure func(context.Context, driver) (float64, error), row Row) step {
 	return step{row.What, func(ctx context.Context) ([]Row, error) {
 		fmt.Fprintf(n.out, "==> %s\n", row.What)
 		for round := range rounds + 1 {

@@ -1,60 +1,105 @@
 package bench
 
-import "slices"
+import (
+	"context"
+	"errors"
+	"fmt"
 
-// busybox is Debian's static busybox: the same program for every driver.
-const busybox = "/bin/busybox"
+	"pangaea/e2e/node"
+)
 
-// driver is a task driver to be measured.
-type driver struct {
-	name string
-	// busybox is where the program lies in a task.
-	busybox string
-	// fromImage says that the driver runs the image; others run the program of the host.
-	fromImage bool
-	// config is what the driver wants to know besides.
-	config map[string]any
-	// helpers are the programs that run on the host for each task, by their name or first argument.
-	helpers []string
+// peers are the engines besides Nomad's own drivers that the machine has.
+type peers struct {
+	all     []*peer
+	missing []string // and how to get them
 }
 
-// ours runs tasks with a loopback interface of their own; the peers' share the host's network, which costs nothing.
-func ours() driver {
-	return driver{
-		name: "runc", busybox: "/usr/bin/busybox", fromImage: true, config: map[string]any{"network_mode": "none"},
-		helpers: []string{"pangaea-shim", "pangaea-runtime"},
+// peer is an engine that runs, and what Nomad calls the driver for it.
+type peer struct {
+	engine *engine
+	driver driver
+	config string // of Nomad's client
+	lacks  string // what its tasks do without that ours have
+}
+
+// startPeers starts those that there are. Whatever it returns is to be stopped.
+func startPeers(ctx context.Context, bin string) (*peers, error) {
+	p := &peers{}
+	program := findPeer(bin, "dockerd")
+	if program == "" {
+		p.missing = append(p.missing, "docker: there is no dockerd; make bench-driver PEERS=docker gets it from Debian")
+		return p, nil
 	}
-}
-
-// oursByDefault has the network that the driver makes for a task that says nothing of it.
-func oursByDefault() driver {
-	d := ours()
-	d.config = nil
-	return d
-}
-
-// nomads are Nomad's own drivers that need nothing else.
-func nomads() []driver {
-	return []driver{
-		{name: "exec", busybox: busybox, helpers: []string{"executor"}},
-		{name: "raw_exec", busybox: busybox, helpers: []string{"executor"}},
+	e, err := startDocker(ctx, bin, program)
+	if err != nil {
+		return p, err
 	}
+	p.all = append(p.all, &peer{engine: e, driver: docker(), config: dockerConfig(e), lacks: "user namespace, network namespace (but has one under runsc)"})
+	return p, nil
 }
 
-// docker is Nomad's docker driver.
-func docker() driver {
-	return driver{
-		name: "docker", busybox: "/usr/bin/busybox", fromImage: true, config: map[string]any{"network_mode": "host"},
-		helpers: []string{"containerd-shim-runc-v2", "docker_logger"},
+func (p *peers) stop() error {
+	var err error
+	for _, peer := range p.all {
+		err = errors.Join(err, peer.engine.stop())
 	}
+	return err
 }
 
-// helps says whether a process with that command line runs on the host for one task of the driver.
-func (d driver) helps(argv []string) bool {
-	for _, arg := range argv[:min(2, len(argv))] {
-		if slices.Contains(d.helpers, base(arg)) {
-			return true
+func (p *peers) clientConfig() string {
+	text := ""
+	for _, peer := range p.all {
+		text += peer.config
+	}
+	return text
+}
+
+func (p *peers) drivers() []driver {
+	var all []driver
+	for _, peer := range p.all {
+		all = append(all, peer.driver)
+	}
+	return all
+}
+
+// underRunsc are the drivers that can run tasks under gVisor too.
+func (p *peers) underRunsc() []driver {
+	var all []driver
+	for _, d := range p.drivers() {
+		if d.name == "docker" {
+			all = append(all, underRunsc(d))
 		}
 	}
-	return false
+	return all
+}
+
+func (p *peers) pullers() []puller {
+	var all []puller
+	for _, peer := range p.all {
+		all = append(all, peer.engine.puller())
+	}
+	return all
+}
+
+// processes lists those of the node and of the engines.
+func (p *peers) processes(on *node.Node) ([]node.Process, error) {
+	all, err := on.Processes()
+	for _, peer := range p.all {
+		found, findErr := naming(peer.engine.dir)
+		all, err = append(all, found...), errors.Join(err, findErr)
+	}
+	return all, err
+}
+
+// leaveOut says what the sides do less than ours.
+func (p *peers) leaveOut() []string {
+	notes := []string{
+		"runc has a user namespace, a seccomp filter, no capabilities and a network namespace with nothing but loopback",
+		"exec does without: user namespace, seccomp filter, network namespace, image",
+		"raw_exec does without any isolation and without limits",
+	}
+	for _, peer := range p.all {
+		notes = append(notes, fmt.Sprintf("%s does without: %s", peer.driver.name, peer.lacks))
+	}
+	return notes
 }

@@ -17,34 +17,34 @@ import (
 const poolSleepers = 20
 
 // Pool measures StartTask beside Nomad's exec driver, what the pool adds to a job's way, and memory per task.
-func Pool(ctx context.Context, pool *devpool.Pool, out io.Writer) ([]Row, error) {
+func Pool(ctx context.Context, pool *devpool.Pool, out io.Writer) (report Report, err error) {
 	member := pool.Clusters[0]
 	n := &site{out: out, processes: func() ([]node.Process, error) { return naming(pool.Tools.Bin) }}
-	var err error
 	n.image, err = offer(ctx, pool.Registry)
 	if err != nil {
-		return nil, err
+		return report, err
 	}
 	n.log, err = openLog(filepath.Join(pool.Dir, "logs", member.Alias+"-client.log"))
 	if err != nil {
-		return nil, err
+		return report, err
 	}
 	n.api, err = member.API()
 	if err != nil {
-		return nil, err
+		return report, err
 	}
 	through := *n
 	through.api, err = pool.API()
 	if err != nil {
-		return nil, err
+		return report, err
 	}
-	return n.measure(ctx, []step{
-		n.inTurns([]driver{ours(), nomads()[0]}, n.startTask, rounds, Row{
+	report.Rows, err = n.measure(ctx, []step{
+		n.inTurns([]driver{ours(), nomads()[0]}, n.startTask, Row{
 			What: "StartTask, cached image, full sandbox", Unit: "ms", Promises: []Promise{{Limit: 0.4, Of: "exec"}},
 		}),
 		n.jobsWay(member.Alias, &through),
 		{"memory", n.poolMemory},
 	})
+	return report, err
 }
 
 // jobsWay compares a job sent through the gateway with the same job sent straight to the member that runs it: from the

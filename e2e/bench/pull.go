@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,48 +16,52 @@ import (
 	"pangaea/e2e/registry"
 )
 
-// puller gets an image that it does not have, and forgets it again.
+// puller gets an image that it does not have, tells how long that took, and forgets the image again.
 type puller struct {
 	name   string
-	pull   func(ctx context.Context, ref string) error
+	pull   func(ctx context.Context, ref string) (time.Duration, error)
 	forget func(ctx context.Context, ref string) error
 }
 
+// bigImage is made while the node starts: it takes long to compress.
+type bigImage chan func(context.Context, *registry.Registry) (string, error)
+
+func makeBigImage() bigImage {
+	made := make(bigImage, 1)
+	go func() {
+		img, err := registry.Big()
+		made <- func(ctx context.Context, in *registry.Registry) (string, error) {
+			if err == nil {
+				_, err = in.Push(ctx, "big:1", img)
+			}
+			return in.Address() + "/big:1", err
+		}
+	}()
+	return made
+}
+
 // pulls measures the pull of a big image from a registry on this machine, checked and unpacked.
-func (n *site) pulls(ctx context.Context, from *registry.Registry, engine *dockerEngine) ([]Row, error) {
+func (n *site) pulls(ctx context.Context, ref string, others []puller) ([]Row, error) {
 	row := Row{What: "pull and unpack of 656 MB, 6 layers, 20,000 files", Unit: "s", Promises: []Promise{{Limit: 0.8, Of: "docker"}}}
 	fmt.Fprintf(n.out, "==> %s\n", row.What)
-	img, err := registry.Big()
-	if err == nil {
-		_, err = from.Push(ctx, "big:1", img)
-	}
-	if err != nil {
-		return nil, err
-	}
-	pullers := []puller{ownPuller(from.Address())}
-	if engine != nil {
-		pullers = append(pullers, engine.puller())
-	}
 	for round := range longRounds + 1 {
-		for _, p := range pullers {
-			took, err := p.measure(ctx, from.Address()+"/big:1")
+		for _, p := range append([]puller{ownPuller()}, others...) {
+			took, err := p.measure(ctx, ref)
 			if err != nil {
 				return nil, err
 			}
 			if round > 0 {
-				row.add(p.name, took)
+				row.add(p.name, took.Seconds())
 			}
 		}
 	}
 	return []Row{row}, nil
 }
 
-func (p puller) measure(ctx context.Context, ref string) (float64, error) {
+func (p puller) measure(ctx context.Context, ref string) (time.Duration, error) {
 	// What the last one has written must not reach the disk during this one's time.
 	unix.Sync()
-	began := time.Now()
-	err := p.pull(ctx, ref)
-	took := time.Since(began).Seconds()
+	took, err := p.pull(ctx, ref)
 	if err == nil {
 		err = p.forget(ctx, ref)
 	}
@@ -65,38 +71,45 @@ func (p puller) measure(ctx context.Context, ref string) (float64, error) {
 	return took, nil
 }
 
-// ownPuller pulls into a new image store of ours each time.
-func ownPuller(address string) puller {
+// ownPuller pulls into a new image store of ours each time, in a process of its own: in the bench's, which holds the
+// image that it offers, the memory would be collected less often than in the plugin.
+func ownPuller() puller {
 	var dir string
 	return puller{
 		name: "runc",
-		pull: func(ctx context.Context, ref string) (err error) {
+		pull: func(ctx context.Context, ref string) (took time.Duration, err error) {
 			dir, err = os.MkdirTemp("/var/tmp", "pangaea-pull-")
 			if err != nil {
-				return err
+				return 0, err
 			}
-			store, err := image.Open(dir, image.Options{InsecureRegistries: []string{address}})
+			self, err := os.Executable()
 			if err != nil {
-				return err
+				return 0, err
 			}
-			_, err = store.Pull(ctx, image.PullRequest{Ref: ref})
-			return errors.Join(err, store.Close())
+			output, err := exec.CommandContext(ctx, self, PullVerb, dir, ref).CombinedOutput()
+			if err != nil {
+				return 0, fmt.Errorf("%w: %s", err, output)
+			}
+			return time.ParseDuration(string(output))
 		},
 		forget: func(context.Context, string) error { return os.RemoveAll(dir) },
 	}
 }
 
-func (e *dockerEngine) puller() puller {
-	run := func(ctx context.Context, args ...string) error {
-		output, err := exec.CommandContext(ctx, "docker", append([]string{"--host", "unix://" + e.socket()}, args...)...).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("docker %s: %w: %s", args[0], err, output)
-		}
-		return nil
+// PullVerb is what the bench calls itself with to have Pull done.
+const PullVerb = "pull-image"
+
+// Pull pulls an image from a registry on this machine into a new store of ours and prints how long it took.
+func Pull(ctx context.Context, out io.Writer, dir, ref string) error {
+	host, _, _ := strings.Cut(ref, "/")
+	began := time.Now()
+	store, err := image.Open(dir, image.Options{InsecureRegistries: []string{host}})
+	if err != nil {
+		return err
 	}
-	return puller{
-		name:   "docker",
-		pull:   func(ctx context.Context, ref string) error { return run(ctx, "pull", "--quiet", ref) },
-		forget: func(ctx context.Context, ref string) error { return run(ctx, "rmi", ref) },
-	}
+	_, err = store.Pull(ctx, image.PullRequest{Ref: ref})
+	took := time.Since(began)
+	err = errors.Join(err, store.Close())
+	fmt.Fprint(out, took)
+	return err
 }

@@ -6,11 +6,18 @@ import (
 	"slices"
 )
 
+// Report is what a bench has found, and what one must know to read it.
+type Report struct {
+	Rows  []Row    `json:"rows"`
+	Notes []string `json:"notes,omitempty"`
+}
+
 // Row is one measure: what each side took, and what is promised of the first.
 type Row struct {
 	What     string    `json:"what"`
 	Unit     string    `json:"unit"`
 	Note     string    `json:"note,omitempty"`
+	Before   State     `json:"before"`
 	Sides    []Side    `json:"sides"`
 	Promises []Promise `json:"promises,omitempty"`
 }

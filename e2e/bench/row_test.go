@@ -23,23 +23,24 @@ func TestRow_Judge(t *testing.T) {
 }
 
 func TestPrint(t *testing.T) {
-	row := Row{What: "start", Unit: "ms", Note: "on one node", Promises: []Promise{{Limit: 35}, {Limit: 0.45, Of: "exec"}}}
+	row := Row{What: "start", Unit: "ms", Note: "on one node", Before: State{Load: 0.5, Busy: 7}, Promises: []Promise{{Limit: 35}, {Limit: 0.45, Of: "exec"}}}
 	for _, value := range []float64{30, 50, 40} {
 		row.add("runc", value)
 	}
 	row.add("exec", 100)
 	row.judge()
 	var out strings.Builder
-	must.NoError(t, Print(&out, []Row{row}, "exec"))
+	must.NoError(t, Print(&out, Report{Rows: []Row{row}, Notes: []string{"exec lacks much"}}, "exec"))
 	var lines [][]string
 	for line := range strings.Lines(out.String()) {
 		lines = append(lines, strings.Fields(line))
 	}
 	must.Eq(t, [][]string{
-		{"what", "side", "median", "[min-max]", "n", "of", "exec", "promised"},
-		{"start", "runc", "40.0", "[30.0-50.0]", "ms", "3", "0.40", "<=", "35:", "MISSED;", "<=", "0.45", "of", "exec:", "met"},
+		{"what", "side", "median", "[min-max]", "n", "of", "exec", "promised", "load,", "busy", "before"},
+		{"start", "runc", "40.0", "[30.0-50.0]", "ms", "3", "0.40", "<=", "35:", "MISSED;", "<=", "0.45", "of", "exec:", "met", "0.5,", "7", "%"},
 		{"exec", "100", "ms", "1", "1.00"},
 		{"start:", "on", "one", "node"},
+		{"exec", "lacks", "much"},
 	}, lines)
 }
 
@@ -65,4 +66,6 @@ func TestDriver_Helps(t *testing.T) {
 	} {
 		must.Eq(t, c.want, c.d.helps(c.argv), must.Sprint(c.name))
 	}
+	must.True(t, ours().serves([]string{"/plugins/pangaea-driver"}))
+	must.False(t, nomads()[0].serves([]string{"/plugins/pangaea-driver"}))
 }

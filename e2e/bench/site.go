@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,7 +54,8 @@ func (n *site) newID(kind string, d driver) string {
 
 // job is a job of count tasks that run a busybox applet.
 func (n *site) job(id string, d driver, count int, applet ...string) *api.Job {
-	task := api.NewTask("t", d.name).Require(&api.Resources{CPU: pointer(20), MemoryMB: pointer(16)})
+	name, _, _ := strings.Cut(d.name, "+")
+	task := api.NewTask("t", name).Require(&api.Resources{CPU: pointer(20), MemoryMB: pointer(cmp.Or(d.memory, 16))})
 	task.Config = map[string]any{"args": applet}
 	for key, value := range d.config {
 		task.Config[key] = value

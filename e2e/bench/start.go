@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -50,6 +51,22 @@ func (n *site) stopTask(ctx context.Context, d driver) (float64, error) {
 	}
 	killed, err := eventTime(stubs[0], api.TaskKilled)
 	return milliseconds(killed.Sub(began)), err
+}
+
+// hundreds measures a hundred tasks of each driver, by turns; the rows before have warmed all sides up.
+func (n *site) hundreds(ctx context.Context, drivers []driver) ([]Row, error) {
+	row := Row{What: "100 tasks of true on one node", Unit: "s", Promises: []Promise{{Limit: 8}, {Limit: 0.65, Of: "exec"}}}
+	fmt.Fprintf(n.out, "==> %s\n", row.What)
+	for range longRounds {
+		for _, d := range drivers {
+			took, err := n.hundred(ctx, d)
+			if err != nil {
+				return nil, err
+			}
+			row.add(d.name, took)
+		}
+	}
+	return []Row{row}, nil
 }
 
 // hundred measures a hundred tasks of true: from the job's submission to the last Terminated event.

@@ -11,37 +11,40 @@ import (
 	"text/tabwriter"
 )
 
-// Print writes rows as one table, with ratios to the side called peer.
-func Print(out io.Writer, rows []Row, peer string) error {
+// Print writes a report's rows as one table, with ratios to the side called peer.
+func Print(out io.Writer, report Report, peer string) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(table, "what\tside\tmedian [min-max]\tn\tof %s\tpromised\n", peer)
-	for _, row := range rows {
+	fmt.Fprintf(table, "what\tside\tmedian [min-max]\tn\tof %s\tpromised\tload, busy before\n", peer)
+	for _, row := range report.Rows {
 		promises := make([]string, len(row.Promises))
 		for i, p := range row.Promises {
 			promises[i] = p.String()
 		}
-		what, promised := row.What, strings.Join(promises, "; ")
+		what, promised, before := row.What, strings.Join(promises, "; "), fmt.Sprintf("%.1f, %.0f %%", row.Before.Load, row.Before.Busy)
 		for _, side := range row.Sides {
 			ratio := ""
 			if r := row.ratio(side, peer); !math.IsNaN(r) {
 				ratio = fmt.Sprintf("%.2f", r)
 			}
-			fmt.Fprintf(table, "%s\t%s\t%s %s\t%d\t%s\t%s\n", what, side.Name, side.spread(), row.Unit, len(side.Values), ratio, promised)
-			what, promised = "", ""
+			fmt.Fprintf(table, "%s\t%s\t%s %s\t%d\t%s\t%s\t%s\n", what, side.Name, side.spread(), row.Unit, len(side.Values), ratio, promised, before)
+			what, promised, before = "", "", ""
 		}
 	}
 	err := table.Flush()
-	for _, row := range rows {
+	for _, row := range report.Rows {
 		if row.Note != "" {
 			fmt.Fprintf(out, "%s: %s\n", row.What, row.Note)
 		}
 	}
+	for _, note := range report.Notes {
+		fmt.Fprintln(out, note)
+	}
 	return err
 }
 
-// WriteJSON writes rows, every single value among them, to a file.
-func WriteJSON(path string, rows []Row) error {
-	data, err := json.MarshalIndent(rows, "", "  ")
+// WriteJSON writes a report, every single value in it, to a file.
+func WriteJSON(path string, report Report) error {
+	data, err := json.MarshalIndent(report, "", "  ")
 	if err != nil {
 		return fmt.Errorf("cannot encode the figures: %w", err)
 	}

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -36,6 +37,14 @@ func main() {
 
 // run returns the exit status: 0 when every step held, 1 when one did not, 2 for wrong arguments.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) == 3 && args[0] == bench.PullVerb {
+		err := bench.Pull(ctx, stdout, args[1], args[2])
+		if err != nil {
+			fmt.Fprintln(stderr, err)
+			return 1
+		}
+		return 0
+	}
 	flags := flag.NewFlagSet("dev", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() { fmt.Fprint(stderr, usage) }
@@ -43,6 +52,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	only := flags.String("only", "", "part of the name of what bench-driver measures")
 	json := flags.String("json", "", "file for the benches' values")
 	err := flags.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
 	if err != nil || flags.NArg() != 1 {
 		flags.Usage()
 		return 2
@@ -51,8 +63,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		"demo": {do: demo},
 		"dev":  {do: wait},
 		"bench": {isBench: true, do: func(ctx context.Context, pool *devpool.Pool, out io.Writer) error {
-			rows, err := bench.Pool(ctx, pool, out)
-			return report(out, rows, *json, err)
+			found, err := bench.Pool(ctx, pool, out)
+			return report(out, found, *json, err)
 		}},
 	}
 	v, ok := verbs[flags.Arg(0)]
@@ -60,9 +72,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case ok:
 		err = withPool(ctx, *bin, stdout, v)
 	case flags.Arg(0) == "bench-driver":
-		var rows []bench.Row
-		rows, err = bench.Driver(ctx, *bin, *only, stdout)
-		err = report(stdout, rows, *json, err)
+		var found bench.Report
+		found, err = bench.Driver(ctx, bench.Options{Bin: *bin, Only: *only, Out: stdout})
+		err = report(stdout, found, *json, err)
 	default:
 		flags.Usage()
 		return 2
@@ -107,16 +119,16 @@ func withPool(ctx context.Context, bin string, out io.Writer, v verb) (err error
 }
 
 // report prints what a bench measured as one table and writes it to a file if there is one.
-func report(out io.Writer, rows []bench.Row, json string, err error) error {
+func report(out io.Writer, found bench.Report, json string, err error) error {
 	if err != nil {
 		return err
 	}
 	fmt.Fprintln(out)
-	err = bench.Print(out, rows, "exec")
+	err = bench.Print(out, found, "exec")
 	if err != nil || json == "" {
 		return err
 	}
-	return bench.WriteJSON(json, rows)
+	return bench.WriteJSON(json, found)
 }
 
 // wait leaves the pool up until the user has had enough.
