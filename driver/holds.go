@@ -1,11 +1,20 @@
 package driver
 
 import (
+	"errors"
+	"time"
+
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"pangaea/driver/gpu"
 	"pangaea/driver/hold"
+)
+
+const (
+	// holdPatience is how long a start waits for a GPU that was granted to it and that another task still has.
+	holdPatience = 3 * time.Second
+	holdPause    = 100 * time.Millisecond
 )
 
 func holdOf(cfg *drivers.TaskConfig, grants []gpu.Grant, dir string) hold.Hold {
@@ -21,7 +30,14 @@ func (s *startup) takeHolds() error {
 		return nil
 	}
 	s.undone("cannot give back the task's GPUs", func() error { s.holds.Release(s.dir); return nil })
-	err := s.holds.Take(holdOf(s.cfg, s.grants, s.dir), s.conf.AllowCrossNamespaceGPUs)
+	h := holdOf(s.cfg, s.grants, s.dir)
+	err := s.holds.Take(h, s.conf.AllowCrossNamespaceGPUs)
+	for deadline := time.Now().Add(holdPatience); errors.Is(err, hold.ErrTaken) && s.ctx.Err() == nil && time.Now().Before(deadline); {
+		// It may be a task of which only the sweep knows that it is dead, or whose shim is just about to go.
+		time.Sleep(holdPause)
+		_ = s.d.sweepTasks(s.tools, false)
+		err = s.holds.Take(h, s.conf.AllowCrossNamespaceGPUs)
+	}
 	if err != nil {
 		s.d.log.Warn("a task cannot have its GPUs", "task_id", s.cfg.ID, "namespace", s.cfg.Namespace, "gpus", s.file.UUIDs, "error", err)
 		return structs.NewRecoverableError(permitHold(err), true)

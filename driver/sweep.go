@@ -9,7 +9,7 @@ import (
 	"slices"
 	"time"
 
-	"pangaea/driver/record"
+	"pangaea/driver/supervisor"
 )
 
 const (
@@ -113,16 +113,14 @@ func look(dir string, late bool) claim {
 		return wanted
 	}
 	gone := err != nil || isGone(file.AllocDir)
-	launched := !missing(filepath.Join(dir, record.LaunchFile))
-	_, err = os.Stat(filepath.Join(dir, record.ExitFile))
-	ended := err == nil
+	runs, started := supervisor.Standing(dir)
 	switch {
-	case (late || gone) && (ended || !launched), late && gone:
+	case runs && late && gone, !runs && (late || gone || !started):
 		return unwanted
-	case ended:
-		return spent
+	case runs:
+		return wanted
 	}
-	return wanted
+	return spent
 }
 
 // isGone says whether an allocation's directory was removed. One whose disk is not there at all may come back.
@@ -183,12 +181,12 @@ func (d *Driver) knows(is func(sandbox string) bool) bool {
 	return false
 }
 
-// reserve keeps starts away from a sandbox while it is swept, and says false if there is one of the same task, running or
-// under way: it cleans up itself, and has the same cgroup.
+// reserve keeps starts away from a sandbox while it is swept, and says false if it is swept already, or if there is a start
+// of the same task, under way or done: that cleans up itself, and has the same cgroup.
 func (d *Driver) reserve(id string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.knows(func(sandbox string) bool { return sameTask(id, sandbox) }) {
+	if d.sweeping[id] != nil || d.knows(func(sandbox string) bool { return sameTask(id, sandbox) }) {
 		return false
 	}
 	d.sweeping[id] = make(chan struct{})

@@ -11,51 +11,70 @@ import (
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
 
+	"pangaea/driver/gpu"
+	"pangaea/driver/hold"
 	"pangaea/driver/record"
 )
 
 func TestLook(t *testing.T) {
-	const task, launch, exit = taskRecord, record.LaunchFile, record.ExitFile
+	boot, err := record.BootID()
+	must.NoError(t, err)
+	launch := func(dir string) error {
+		return record.WriteLaunch(dir, &record.Launch{Version: record.Version, ID: "x", BootID: boot, RuntimeKind: "pangaea", CgroupsPath: "/pangaea-none/x"})
+	}
+	state := func(dir string) error { return record.WriteState(dir, &record.State{Version: record.Version, ID: "x"}) }
+	lives := func(dir string) error {
+		start, err := record.StartTime(os.Getpid())
+		must.NoError(t, err)
+		return record.WriteState(dir, &record.State{Version: record.Version, ID: "x", Pid: os.Getpid(), StartTime: start, ShimPid: os.Getpid(), ShimStartTime: start})
+	}
+	waits := func(dir string) error {
+		must.NoError(t, os.MkdirAll(filepath.Join(dir, record.RuntimeDir, "x"), 0o700))
+		return os.WriteFile(filepath.Join(dir, record.RuntimeDir, "x", "exec.fifo"), nil, 0o600)
+	}
+	exit := func(dir string) error { return record.WriteExit(dir, &record.Exit{Version: record.Version}) }
+	type files []func(dir string) error
 	cases := []struct {
-		name  string
-		files []string
-		gone  bool // the allocation's directory
-		disk  bool // is gone with all allocations
-		now   claim
-		late  claim
+		name               string
+		noRecord           bool
+		files              files
+		here, gone, noDisk [2]claim // by whether it is late: its allocation's directory is there, it is not, none is
 	}{
-		{name: "nothing of it but its directory", now: unwanted, late: unwanted},
-		{name: "its removal was cut short", files: []string{launch, exit}, now: unwanted, late: unwanted},
-		{name: "its start was cut short", files: []string{task}, now: wanted, late: unwanted},
-		{name: "its start was cut short, and its allocation is gone", files: []string{task}, gone: true, now: unwanted, late: unwanted},
-		{name: "it may run", files: []string{task, launch}, now: wanted, late: wanted},
-		{name: "it may run, and its allocation is gone", files: []string{task, launch}, gone: true, now: wanted, late: unwanted},
-		{name: "it may run, and its disk is gone", files: []string{task, launch}, gone: true, disk: true, now: wanted, late: wanted},
-		{name: "it has ended", files: []string{task, launch, exit}, now: spent, late: unwanted},
-		{name: "it has ended, and its allocation is gone", files: []string{task, launch, exit}, gone: true, now: unwanted, late: unwanted},
-		{name: "it has ended, and its disk is gone", files: []string{task, launch, exit}, gone: true, disk: true, now: spent, late: unwanted},
+		{"nothing of it but its directory", true, nil, [2]claim{unwanted, unwanted}, [2]claim{unwanted, unwanted}, [2]claim{unwanted, unwanted}},
+		{"its removal was cut short", true, files{launch, exit}, [2]claim{unwanted, unwanted}, [2]claim{unwanted, unwanted}, [2]claim{unwanted, unwanted}},
+		{"its start was cut short", false, nil, [2]claim{unwanted, unwanted}, [2]claim{unwanted, unwanted}, [2]claim{unwanted, unwanted}},
+		{"its shim did not get on", false, files{launch}, [2]claim{unwanted, unwanted}, [2]claim{unwanted, unwanted}, [2]claim{unwanted, unwanted}},
+		{"its program was never started", false, files{launch, state, waits}, [2]claim{unwanted, unwanted}, [2]claim{unwanted, unwanted}, [2]claim{unwanted, unwanted}},
+		{"it runs", false, files{launch, lives}, [2]claim{wanted, wanted}, [2]claim{wanted, unwanted}, [2]claim{wanted, wanted}},
+		{"it has ended", false, files{launch, state, exit}, [2]claim{spent, unwanted}, [2]claim{unwanted, unwanted}, [2]claim{spent, unwanted}},
+		{"it has ended and nobody knows how", false, files{launch, state}, [2]claim{spent, unwanted}, [2]claim{unwanted, unwanted}, [2]claim{spent, unwanted}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			dir, allocs := t.TempDir(), filepath.Join(t.TempDir(), "alloc")
-			for _, name := range c.files {
-				must.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
-				if name == task {
-					must.NoError(t, writeTaskFile(dir, taskFile{AllocDir: filepath.Join(allocs, "a")}))
-				}
+			alloc := filepath.Join(allocs, "a")
+			must.NoError(t, os.MkdirAll(alloc, 0o700))
+			if !c.noRecord {
+				must.NoError(t, writeTaskFile(dir, taskFile{AllocDir: alloc}))
 			}
-			if !c.disk {
-				must.NoError(t, os.Mkdir(allocs, 0o700))
+			for _, write := range c.files {
+				must.NoError(t, write(dir))
 			}
-			if !c.gone {
-				must.NoError(t, os.Mkdir(filepath.Join(allocs, "a"), 0o700))
+			for i, late := range []bool{false, true} {
+				must.Eq(t, c.here[i], look(dir, late), must.Sprint(late))
 			}
-			must.Eq(t, c.now, look(dir, false))
-			must.Eq(t, c.late, look(dir, true))
+			must.NoError(t, os.Remove(alloc))
+			for i, late := range []bool{false, true} {
+				must.Eq(t, c.gone[i], look(dir, late), must.Sprint("gone ", late))
+			}
+			must.NoError(t, os.Remove(allocs))
+			for i, late := range []bool{false, true} {
+				must.Eq(t, c.noDisk[i], look(dir, late), must.Sprint("no disk ", late))
+			}
 		})
 	}
 	dir := t.TempDir()
-	must.NoError(t, os.WriteFile(filepath.Join(dir, task), []byte("{"), 0o600))
+	must.NoError(t, os.WriteFile(filepath.Join(dir, taskRecord), []byte("{"), 0o600))
 	must.Eq(t, wanted, look(dir, false), must.Sprint("a record that can't be read"))
 	must.Eq(t, unwanted, look(dir, true), must.Sprint("a record that can't be read"))
 }
@@ -67,6 +86,7 @@ func TestSweepKeepsAwayFromStarts(t *testing.T) {
 	d.conf = newSettings(Config{StateDir: t.TempDir()})
 	earlier := sandboxID("a/web/1")
 	must.True(t, d.reserve(earlier))
+	must.False(t, d.reserve(earlier), must.Sprint("it is swept already"))
 	must.NoError(t, os.MkdirAll(d.conf.taskDir(earlier), 0o700))
 	start, done, err := d.begin(&drivers.TaskConfig{ID: "a/web/2", AllocID: "a", Name: "web"})
 	must.NoError(t, err)
@@ -166,4 +186,28 @@ func TestRootSweepTriesAgain(t *testing.T) {
 	must.DirNotExists(t, dir)
 	_, known := w.driver.task(cfg.ID)
 	must.False(t, known)
+}
+
+// A start that was cut short, and that nobody repeats, must not keep its GPU from the next task.
+func TestRootSweepFreesGPU(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.HoldsDir = t.TempDir() })
+	tools, err := w.driver.open()
+	must.NoError(t, err)
+	grants := []gpu.Grant{{ID: "GPU-a", UUID: "GPU-a"}}
+	dead := w.driver.settings().taskDir(sandboxID("b/web/1"))
+	must.NoError(t, makeTaskDir(dead, taskFile{TaskID: "b/web/1", AllocDir: w.state}))
+	must.NoError(t, tools.holds.Take(holdOf(&drivers.TaskConfig{AllocID: "b", Name: "web"}, grants, dead), false))
+
+	cfg := &drivers.TaskConfig{ID: "a/web/1", AllocID: "a", Name: "web"}
+	start, done, err := w.driver.begin(cfg)
+	must.NoError(t, err)
+	defer done()
+	start.grants, start.dir = grants, t.TempDir()
+	must.NoError(t, start.takeHolds())
+	must.DirNotExists(t, dead)
+	other, otherDone, err := w.driver.begin(&drivers.TaskConfig{ID: "c/web/1", AllocID: "c", Name: "web"})
+	must.NoError(t, err)
+	defer otherDone()
+	other.grants, other.dir = grants, t.TempDir()
+	must.ErrorIs(t, other.takeHolds(), hold.ErrTaken)
 }

@@ -200,6 +200,31 @@ func facts(dir string, launch *record.Launch, group cgroup.Task) record.Facts {
 	return f
 }
 
+// Standing tells, of a task that nobody watches, whether any of it may still run that somebody may want, and whether it
+// has ever started, so that somebody was told of it.
+func Standing(dir string) (runs, started bool) {
+	launch, err := record.ReadLaunch(dir)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, record.ErrMalformed) {
+		return false, false
+	}
+	var group cgroup.Task
+	if err == nil {
+		group, err = cgroup.New(launch.CgroupsPath)
+	}
+	if err != nil || locked(filepath.Join(dir, shimLock)) {
+		return true, true
+	}
+	f := facts(dir, launch, group)
+	started = f.HasExit || f.HasState && (f.Started || launch.LeaseTTLMs > 0)
+	switch record.Decide(f) {
+	case record.Exited, record.Gone:
+		return false, started
+	case record.Orphan:
+		return started, started // or else a start that was cut short
+	}
+	return true, true
+}
+
 // hasStarted says whether the sandbox was told to run its program: our runtime keeps a FIFO until then, and for the
 // others the shim notes it.
 func hasStarted(dir string, launch *record.Launch) bool {
