@@ -83,7 +83,7 @@ type Config struct {
 	// Egress is the network of tasks whose group has none.
 	Egress Egress `codec:"egress"`
 	// RefuseGroupNetworks closes what Nomad's own networks leave open: a task in a bridge or CNI network reaches whatever
-	// the host reaches, its LAN, its services and a cloud's metadata, because those networks are not the driver's.
+	// the host reaches, its LAN, its services and a cloud's metadata, unless egress.police_namespaces names its namespace.
 	RefuseGroupNetworks bool `codec:"refuse_group_networks"`
 
 	Runtimes       map[string]OtherRuntime `codec:"runtime"`
@@ -139,12 +139,17 @@ type Signature struct {
 // Egress is the way out of tasks' own networks: the public internet, nothing of what is near, and nothing in. Disabled
 // leaves them a loopback interface only. Subnet is where their addresses come from; Deny is forbidden beyond the usual.
 // What is near can be opened by allow_egress, with ranges such as 10.0.5.0/24 or 10.0.5.0/24:443.
+//
+// PoliceNamespaces are Nomad's namespaces, or patterns such as pool-*, whose jobs have the same way out, and no other, by
+// the network of their group. It is still reached from outside as Nomad arranges it, and may answer.
 type Egress struct {
 	Disabled       bool     `codec:"disabled"`
 	Subnet         string   `codec:"subnet"`
 	Deny           []string `codec:"deny"`
 	MaxConnections int64    `codec:"max_connections"`
 	ConnectionRate int64    `codec:"connection_rate"`
+
+	PoliceNamespaces []string `codec:"police_namespaces"`
 }
 
 // GC says when unused images go.
@@ -278,6 +283,7 @@ func configSpec() *hclspec.Spec {
 		"egress": block("egress", map[string]*hclspec.Spec{
 			"disabled": flag("disabled"), "subnet": text("subnet"), "deny": strings("deny"),
 			"max_connections": number("max_connections"), "connection_rate": number("connection_rate"),
+			"police_namespaces": strings("police_namespaces"),
 		}),
 		"refuse_group_networks": flag("refuse_group_networks"), "allow_egress": strings("allow_egress"),
 		"driver_root": text("driver_root"), "holds_dir": text("holds_dir"), "pids_limit": number("pids_limit"), "disk_limit": text("disk_limit"),

@@ -51,7 +51,7 @@ func enterNetwork(dir, netns string, sysctls map[string]string) (netip.Addr, err
 
 func enterHere(place, netns string, sysctls map[string]string) (address netip.Addr, err error) {
 	if netns != "" {
-		err = setNetns(netns)
+		err = egress.Enter(netns)
 		if err != nil {
 			return address, err
 		}
@@ -71,28 +71,6 @@ func enterHere(place, netns string, sysctls map[string]string) (address netip.Ad
 		return address, fmt.Errorf("cannot mount sysfs: %w", err)
 	}
 	return address, nil
-}
-
-// setNetns moves the calling thread to a namespace that is not the host's.
-func setNetns(path string) error {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("cannot open the group's network namespace: %w", err)
-	}
-	defer f.Close()
-	group, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("cannot read the group's network namespace: %w", err)
-	}
-	host, err := os.Stat("/proc/thread-self/ns/net")
-	if err != nil || os.SameFile(group, host) {
-		return errors.New("cannot join the group's network: its namespace is the host's")
-	}
-	err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
-	if err != nil {
-		return fmt.Errorf("cannot enter the group's network namespace: %w", err)
-	}
-	return nil
 }
 
 // firstAddress is the first address of the calling thread's network that others can reach, IPv4 before IPv6.

@@ -16,9 +16,11 @@ import (
 const networkFile = "network.json"
 
 // takesNetwork tells whether a task's own network stack takes a namespace's addresses over.
-func (s *startup) takesNetwork() bool {
+func (s *startup) takesNetwork() bool { return s.plan.Netns != "" && s.ownStack() }
+
+func (s *startup) ownStack() bool {
 	r := s.conf.Runtimes[s.runtime]
-	return s.plan.Netns != "" && r.Kind == kindRunsc && !r.AllowHostStack
+	return r.Kind == kindRunsc && !r.AllowHostStack
 }
 
 // claimNetwork notes who uses the group's network. Who takes it over must be alone in it: the others would lose their

@@ -47,6 +47,10 @@ func (d *Driver) RecoverTask(th *drivers.TaskHandle) error {
 	d.keepHolds(t, h)
 	d.noteAllocDir(th.Config.AllocDir)
 	d.reclaimNetwork(th.Config, dir)
+	err = d.police(t.uplinks, th.Config)
+	if err != nil {
+		d.log.Warn("cannot police a recovered task's network", "task_id", th.Config.ID, "error", err)
+	}
 	d.log.Info("recovered task", "task_id", th.Config.ID, "pid", task.Pid(), "running", h.running())
 	return nil
 }

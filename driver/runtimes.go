@@ -38,13 +38,27 @@ func (s *settings) namedRuntimes() {
 		if len(r.Namespaces) == 0 {
 			s.problem("require_runtime: name at least one namespace, or \"*\" for all")
 		}
-		for _, pattern := range r.Namespaces {
-			_, err := path.Match(pattern, "")
-			if err != nil {
-				s.problem("require_runtime: namespace %q is no pattern", pattern)
-			}
+		s.namespacePatterns("require_runtime", r.Namespaces)
+	}
+}
+
+// namespacePatterns checks patterns of Nomad's namespaces, such as pool-*.
+func (s *settings) namespacePatterns(option string, patterns []string) {
+	for _, pattern := range patterns {
+		_, err := path.Match(pattern, "")
+		if err != nil {
+			s.problem("%s: namespace %q is no pattern", option, pattern)
 		}
 	}
+}
+
+// covers tells whether one of the patterns matches a namespace.
+func covers(patterns []string, namespace string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		// A pattern that is none is a problem of the settings, with which no task starts.
+		match, err := path.Match(pattern, namespace)
+		return err == nil && match
+	})
 }
 
 func (s *settings) hasRuntime(name string) bool {
@@ -80,12 +94,8 @@ func (s *settings) runtimeFor(namespace, asked string) (string, error) {
 
 func (s *settings) demandedRuntime(namespace string) string {
 	for _, r := range s.RequireRuntime {
-		for _, pattern := range r.Namespaces {
-			// A pattern that is none is a problem of the settings, with which no task starts.
-			match, err := path.Match(pattern, namespace)
-			if err == nil && match {
-				return r.Runtime
-			}
+		if covers(r.Namespaces, namespace) {
+			return r.Runtime
 		}
 	}
 	return ""

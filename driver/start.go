@@ -164,6 +164,9 @@ func (s *startup) validate() error {
 		return err
 	}
 	err = s.chooseRuntime()
+	if err == nil {
+		err = s.permitOwnStack()
+	}
 	if err != nil {
 		return err
 	}

@@ -46,6 +46,10 @@ func (s *settings) egressPolicy() {
 	}
 	e.Connections = s.bound("egress max_connections", s.Egress.MaxConnections)
 	e.Rate = s.bound("egress connection_rate", s.Egress.ConnectionRate)
+	s.namespacePatterns("egress police_namespaces", s.Egress.PoliceNamespaces)
+	if s.Egress.Disabled && len(s.Egress.PoliceNamespaces) > 0 {
+		s.problem("egress police_namespaces: nothing is policed while egress is disabled")
+	}
 	s.egress = e
 }
 
@@ -156,6 +160,10 @@ func (s *startup) warm() {
 // linkUp gives the task a network of its own. Where there is no policed way out the task is left with a loopback
 // interface: never with an open network.
 func (s *startup) linkUp() error {
+	if s.plan.Netns != "" {
+		// The group's. Its wall stands before anything of the task's runs.
+		return structs.NewRecoverableError(s.d.police(s.uplinks, s.cfg), true)
+	}
 	if !s.wantsUplink() {
 		return nil
 	}
@@ -191,6 +199,19 @@ func unmountNetwork(dir string) error {
 	return egress.Detach(netnsPath(dir))
 }
 
+// police walls the group's network in, if the operator wants that for the task's namespace.
+func (d *Driver) police(uplinks *egress.Network, cfg *drivers.TaskConfig) error {
+	if uplinks == nil || !d.settings().polices(cfg) {
+		return nil
+	}
+	return uplinks.Police(groupNetwork(cfg))
+}
+
+// polices tells whether the task's group has a network that the driver polices.
+func (s *settings) polices(cfg *drivers.TaskConfig) bool {
+	return groupNetwork(cfg) != "" && covers(s.Egress.PoliceNamespaces, cfg.Namespace)
+}
+
 // permitNetwork refuses what the operator does not want of Nomad's own networks.
 func permitNetwork(cfg *drivers.TaskConfig, job *JobConfig, s *settings) error {
 	if !s.RefuseGroupNetworks || job.NetworkMode != "" || groupNetwork(cfg) == "" {
@@ -198,6 +219,16 @@ func permitNetwork(cfg *drivers.TaskConfig, job *JobConfig, s *settings) error {
 	}
 	return errors.New("the group's network is not allowed on this host, because it reaches the owner's own network: leave the group's network block out and the task gets one that leads to the internet only; " +
 		"the operator can allow it by removing the runc driver's option refuse_group_networks")
+}
+
+// permitOwnStack refuses what would get past the wall around a group's network: the packets of a network stack of the
+// task's own go straight to the interface.
+func (s *startup) permitOwnStack() error {
+	if s.job.NetworkMode != "" || !s.ownStack() || !s.conf.polices(s.cfg) {
+		return nil
+	}
+	return fmt.Errorf("cannot join the group's network under runtime %q: this host polices it, and gVisor's own network stack passes by what polices it; "+
+		"leave the group's network block out and the task gets one that leads to the internet only, or let the operator set allow_host_stack for the runtime", s.runtime)
 }
 
 // groupNetwork is the path of the network that Nomad made for the group, or "".

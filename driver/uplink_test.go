@@ -38,6 +38,9 @@ func TestEgressOptions(t *testing.T) {
 		{"small subnet", "too few tasks", Config{Egress: Egress{Subnet: "10.0.0.0/30"}}},
 		{"large subnet", "too large", Config{Egress: Egress{Subnet: "0.0.0.0/0"}}},
 		{"negative cap", "max_connections", Config{Egress: Egress{MaxConnections: -1}}},
+		{"policed namespaces", "", Config{Egress: Egress{PoliceNamespaces: []string{"pool-*"}}}},
+		{"a bad pattern of namespaces", "is no pattern", Config{Egress: Egress{PoliceNamespaces: []string{"[pool"}}}},
+		{"policed namespaces without egress", "nothing is policed", Config{Egress: Egress{Disabled: true, PoliceNamespaces: []string{"*"}}}},
 		{"huge rate", "connection_rate", Config{Egress: Egress{ConnectionRate: 1 << 30}}},
 	}
 	for _, c := range cases {
@@ -110,10 +113,16 @@ func internet(t *testing.T) {
 		ip("-n " + name + " addr add " + a + " dev lan0")
 	}
 	ip("route add default via 192.168.1.1")
+	greet(t, name)
+}
+
+// greet answers on port 8080 of all addresses of a network namespace.
+func greet(t *testing.T, name string) {
+	t.Helper()
 	var listener net.Listener
 	var err error
 	egress.OnThrowawayThread(func() {
-		err = setNetns("/run/netns/" + name)
+		err = egress.Enter("/run/netns/" + name)
 		if err == nil {
 			listener, err = net.Listen("tcp4", "0.0.0.0:8080")
 		}

@@ -26,7 +26,12 @@
 // to a packet that the walls drop like any other. What a LAN's own server tells about that LAN's names a task can ask;
 // an operator who minds sets public servers.
 //
-// IPv6 is off in these namespaces: the walls drop all of it.
+// [Network.Police] gives a network that Nomad has made for a group of tasks the same way out by one wall, the table
+// pangaea in that network's namespace, written before the task starts and whenever the host's network changes. The bridge
+// behind it is Nomad's and gets no rules of ours. All tasks of the group are behind the wall, those of other drivers
+// too; it ends with the namespace. It does not hold what bypasses the kernel's own stack, as gVisor's does.
+//
+// IPv6 is off in the namespaces of the package's own, and the walls drop all of it.
 //
 // On the host the package changes forwarding of the interfaces that lead to the internet (net.ipv4.conf.<name>.forwarding),
 // not that of the host as a whole; while the host as a whole does not forward, the wall also keeps neighbours from

@@ -142,11 +142,10 @@ func allowedTargets() []target {
 	return list
 }
 
-// openIPv6 gives a task what it never has: IPv6, with routes to everywhere and back.
-func (w *world) openIPv6(t *testing.T, p *place, ns *Namespace) {
+// openIPv6 gives a task behind an interface what it rarely has: IPv6, with routes to everywhere and back.
+func (w *world) openIPv6(t *testing.T, p *place, name string) {
 	t.Helper()
 	sysctl(t, "ipv6/conf/all/forwarding", "1")
-	name := ns.link.Attrs().Name
 	sysctl(t, "ipv6/conf/"+name+"/disable_ipv6", "0")
 	p.do(func() { sysctl(t, "ipv6/conf/"+inside+"/disable_ipv6", "0") })
 	up(t, w.host, name, "fd01::1/64", "fe80::1/64")
@@ -163,7 +162,7 @@ func TestRootNothingNearIsReached(t *testing.T) {
 		must.NoError(t, err)
 		t.Cleanup(ns.Close)
 		task := of(t, ns)
-		w.openIPv6(t, task, ns)
+		w.openIPv6(t, task, ns.link.Attrs().Name)
 		other, otherAddress := take(t, n)
 		other.do(func() { serve(t, webPort) })
 

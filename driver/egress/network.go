@@ -31,12 +31,13 @@ type Network struct {
 	seen    uint32         // nftables' generation in which the host wall was seen whole
 	spare   *Namespace
 	closed  bool
-	problem error // why there is no way out
+	groups  map[string]group // policed networks of Nomad's, by their path
+	problem error            // why there is no way out
 }
 
 // New returns a network that does not exist yet. It does no I/O.
 func New(c Config) *Network {
-	return &Network{conf: c.withDefaults(), problem: errors.New("the network was not looked at yet")}
+	return &Network{conf: c.withDefaults(), groups: map[string]group{}, problem: errors.New("the network was not looked at yet")}
 }
 
 func (c Config) table() string      { return "pangaea-" + c.tag() }
@@ -63,15 +64,24 @@ func (n *Network) ensure() error {
 	return n.problem
 }
 
-func (n *Network) build() error {
+// look reads what the walls depend on, and has the groups' walls follow it.
+func (n *Network) look() (host, error) {
 	if n.route == nil {
 		handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
-			return fmt.Errorf("cannot reach the host's network: %w", err)
+			return host{}, fmt.Errorf("cannot reach the host's network: %w", err)
 		}
 		n.route = handle
 	}
 	h, err := readHost(n.route, n.conf.Resolvers())
+	if err == nil {
+		n.follow(h)
+	}
+	return h, err
+}
+
+func (n *Network) build() error {
+	h, err := n.look()
 	if err != nil {
 		return err
 	}

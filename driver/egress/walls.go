@@ -36,7 +36,7 @@ func (n *Network) hostWall(conn *nftables.Conn, h host) *table {
 	t := newTable(conn, n.conf.table())
 	const others = nftables.ChainPolicyAccept
 	t.chain(chainForged, nftables.ChainHookPrerouting, *nftables.ChainPriorityRaw, others, when(from(tasks), forged(), drop()))
-	t.chain(chainTask, nil, 0, 0, n.taskRules(t, h)...)
+	t.chain(chainTask, nil, 0, 0, n.taskRules(t, h, drop())...)
 	t.chain(chainForward, nftables.ChainHookForward, priority, others, n.forwardRules(tasks, h)...)
 	t.chain(chainHost, nftables.ChainHookInput, priority, others, hostRules(tasks, h)...)
 	t.chain(chainFromUs, nftables.ChainHookOutput, priority, others,
@@ -77,28 +77,33 @@ func hostRules(tasks string, h host) []rule {
 }
 
 // taskRules decide about what a task sends out. The packets are IPv4 from the second rule on.
-func (n *Network) taskRules(t *table, h host) []rule {
+func (n *Network) taskRules(t *table, h host, deny rule) []rule {
 	connections, rate := t.counter("connections"), t.counter("rate")
 	rules := []rule{
-		when(notIPv4(), drop()),
+		when(notIPv4(), deny),
 		when(state(expr.CtStateBitINVALID), drop()),
 		when(state(established), accept()),
-		when(notProtocol(unix.IPPROTO_TCP), notProtocol(unix.IPPROTO_UDP), notProtocol(unix.IPPROTO_ICMP), drop()),
+		when(notProtocol(unix.IPPROTO_TCP), notProtocol(unix.IPPROTO_UDP), notProtocol(unix.IPPROTO_ICMP), deny),
 		when(over(rate, &expr.Limit{
 			Type: expr.LimitTypePkts, Rate: uint64(n.conf.Rate), Unit: expr.LimitTimeSecond, Burst: burst * n.conf.Rate, Over: true,
-		}), drop()),
-		when(over(connections, &expr.Connlimit{Count: n.conf.Connections, Flags: expr.NFT_CONNLIMIT_F_INV}), drop()),
+		}), deny),
+		when(over(connections, &expr.Connlimit{Count: n.conf.Connections, Flags: expr.NFT_CONNLIMIT_F_INV}), deny),
 	}
 	rules = append(rules, n.exceptions(h)...)
-	rules = append(rules, when(t.within(slices.Concat(forbidden(), n.conf.Deny, h.near)), drop()), when(notUnicast(), drop()))
+	rules = append(rules, when(t.within(n.barred(h)), deny), when(notUnicast(), deny))
 	for _, number := range smtp() {
-		rules = append(rules, when(protocol(unix.IPPROTO_TCP), port(number), drop()))
+		rules = append(rules, when(protocol(unix.IPPROTO_TCP), port(number), deny))
 	}
 	return append(rules,
 		when(protocol(unix.IPPROTO_ICMP), icmpType(echoRequest), accept()),
-		when(protocol(unix.IPPROTO_ICMP), drop()),
+		when(protocol(unix.IPPROTO_ICMP), deny),
 		accept(),
 	)
+}
+
+// barred is what no task reaches but by an exception.
+func (n *Network) barred(h host) []netip.Prefix {
+	return slices.Concat(forbidden(), n.conf.Deny, h.near, single(h.own))
 }
 
 // exceptions accept what is allowed although it is forbidden.
@@ -138,7 +143,7 @@ func (n *Network) innerWall(conn *nftables.Conn, h host) *table {
 		when(notIPv4(), refuse()),
 	}
 	rules = append(rules, n.exceptions(h)...)
-	rules = append(rules, when(t.within(slices.Concat(forbidden(), n.conf.Deny, h.near, single(h.own))), refuse()))
+	rules = append(rules, when(t.within(n.barred(h)), refuse()))
 	for _, number := range smtp() {
 		rules = append(rules, when(protocol(unix.IPPROTO_TCP), port(number), refuse()))
 	}
