@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,7 +94,9 @@ plugin "pangaea-driver" {
     driver_root         = %[4]q
     holds_dir           = %[10]q
     insecure_registries = ["%[5]s"]
-    egress { disabled = true } # it would change this machine's own network
+    egress {
+      %[11]s
+    }
     %[6]s
   }
 }
@@ -164,7 +167,8 @@ func (n *Node) writeConfig(driverRoot, library string) error {
 		"server.hcl": agent("server", n.at) + serverConfig,
 		"client.hcl": agent("client", n.clientAt) + fmt.Sprintf(clientConfig, filepath.Join(n.Dir, "plugins"),
 			fmt.Sprintf("%s:%d", n.at.host, n.at.rpc), n.StateDir(), driverRoot, n.Registry.Address(), n.options.Driver, library,
-			filepath.Join(n.Dir, "device"), strings.ReplaceAll(n.options.Device, "AGENT", n.clientAt.url()), filepath.Join(n.Dir, "holds")),
+			filepath.Join(n.Dir, "device"), strings.ReplaceAll(n.options.Device, "AGENT", n.clientAt.url()), filepath.Join(n.Dir, "holds"),
+			cmp.Or(n.options.Egress, "disabled = true")),
 		// Files that come later win.
 		"server-test.hcl": n.options.Server,
 		"client-test.hcl": n.options.Client,

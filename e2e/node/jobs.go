@@ -26,11 +26,23 @@ func (n *Node) Run(ctx context.Context, jobspec string) (string, error) {
 
 // RunJob registers a job.
 func (n *Node) RunJob(ctx context.Context, job *api.Job) error {
+	if job.Namespace != nil {
+		n.mu.Lock()
+		n.namespaces[*job.ID] = *job.Namespace
+		n.mu.Unlock()
+	}
 	_, _, err := n.api.Jobs().Register(job, (&api.WriteOptions{}).WithContext(ctx))
 	if err != nil {
 		return fmt.Errorf("cannot register job %s: %w", *job.ID, err)
 	}
 	return nil
+}
+
+// namespace is a job's, "" for Nomad's default.
+func (n *Node) namespace(job string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.namespaces[job]
 }
 
 // Await waits until one of a job's allocations, newest first, is as wanted, and returns it. It looks whenever one of
@@ -39,7 +51,7 @@ func (n *Node) Await(ctx context.Context, job, what string, wanted func(*api.All
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var last []*api.Allocation
-	query := (&api.QueryOptions{}).WithContext(ctx)
+	query := (&api.QueryOptions{Namespace: n.namespace(job)}).WithContext(ctx)
 	for {
 		stubs, meta, err := n.api.Jobs().Allocations(job, true, query)
 		if err != nil {
@@ -123,11 +135,11 @@ func (n *Node) describe(allocations []*api.Allocation) string {
 func (n *Node) Stop(ctx context.Context, job string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	stubs, _, err := n.api.Jobs().Allocations(job, true, (&api.QueryOptions{}).WithContext(ctx))
+	stubs, _, err := n.api.Jobs().Allocations(job, true, (&api.QueryOptions{Namespace: n.namespace(job)}).WithContext(ctx))
 	if err != nil {
 		return fmt.Errorf("cannot list the allocations of job %s: %w", job, err)
 	}
-	write := (&api.WriteOptions{}).WithContext(ctx)
+	write := (&api.WriteOptions{Namespace: n.namespace(job)}).WithContext(ctx)
 	_, _, err = n.api.Jobs().Deregister(job, false, write)
 	if err != nil {
 		return fmt.Errorf("cannot stop job %s: %w", job, err)

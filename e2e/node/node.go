@@ -29,8 +29,9 @@ type Node struct {
 	id           string
 	cgroups      *cgroupParents
 
-	mu     sync.Mutex
-	allocs []string // all that there were, whose remains Close looks for; guarded by mu
+	mu         sync.Mutex        // guards what follows
+	allocs     []string          // all that there were, whose remains Close looks for
+	namespaces map[string]string // of jobs
 }
 
 // Start brings a node up. When it fails, what it had started is gone again.
@@ -47,7 +48,7 @@ func Start(ctx context.Context, options Options) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the node's directory: %w", err)
 	}
-	n := &Node{Dir: dir, options: options, tools: t}
+	n := &Node{Dir: dir, options: options, tools: t, namespaces: map[string]string{}}
 	err = n.start(ctx)
 	if err != nil {
 		return nil, errors.Join(err, n.tearDown())

@@ -24,6 +24,8 @@ type Options struct {
 	// Driver and Device are more options for the plugins' config blocks, in HCL. In Device, AGENT stands for the
 	// client's HTTP address.
 	Driver, Device string
+	// Egress is the driver's egress block; "" disables it, because it would change this machine's own network.
+	Egress string
 	// Env is added to the environment of the client, and so of the plugins, as NAME=VALUE.
 	Env []string
 	// Log gets the last lines of the agents' logs when something goes wrong; nil means os.Stderr.
