@@ -152,6 +152,7 @@ func TestRootPullUsesMirrorsAndCredentials(t *testing.T) {
 	})
 	ref := h.push(t, "app:v1", simple(t))
 	h.push(t, "cache/app:v1", simple(t))
+	h.push(t, "cache/library/app:v1", simple(t))
 	closed.Store(true)
 	auth := filepath.Join(t.TempDir(), "config.json")
 	must.NoError(t, os.WriteFile(auth, fmt.Appendf(nil, `{"auths":{%q:{"username":"user","password":"secret"}}}`, h.addr), 0o600))
@@ -168,6 +169,10 @@ func TestRootPullUsesMirrorsAndCredentials(t *testing.T) {
 		{
 			name: "mirror", ref: "registry.example/app:v1", ok: true,
 			opts: Options{AuthFile: auth, Mirrors: map[string][]string{"registry.example": {"127.0.0.1:1", h.addr + "/cache"}}},
+		},
+		{
+			name: "mirror of Docker's", ref: "app:v1", ok: true,
+			opts: Options{AuthFile: auth, Mirrors: map[string][]string{"docker.io": {h.addr + "/cache"}}, AllowedRegistries: []string{"docker.io/library/*"}},
 		},
 		{
 			name: "mirror gets no task credentials", ref: "127.0.0.1:1/app:v1", user: "user", password: "secret",

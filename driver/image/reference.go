@@ -78,12 +78,11 @@ func (r reference) subject() (host, full string) {
 // final "/**" takes everything below.
 func (r reference) covered(glob string) bool {
 	host, full := r.subject()
-	if glob == "docker.io" || strings.HasPrefix(glob, "docker.io/") {
-		glob = "index." + glob // as the registry calls itself
-	}
+	first, rest, whole := strings.Cut(glob, "/")
+	glob = registry.Canonical(first)
 	subject := host
-	if strings.Contains(glob, "/") {
-		subject = full
+	if whole {
+		glob, subject = glob+"/"+rest, full
 	}
 	ok, err := path.Match(glob, subject)
 	prefix, deep := strings.CutSuffix(glob, "/**")

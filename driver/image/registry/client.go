@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -43,6 +44,13 @@ func New(opts Options) *Client {
 	if opts.Stall <= 0 {
 		opts.Stall = time.Minute
 	}
+	opts.Insecure, opts.Named = canonicals(opts.Insecure), canonicals(opts.Named)
+	mirrored := map[string][]string{}
+	for _, registry := range slices.Sorted(maps.Keys(opts.Mirrors)) {
+		known := Canonical(registry)
+		mirrored[known] = append(mirrored[known], opts.Mirrors[registry]...)
+	}
+	opts.Mirrors = mirrored
 	c := &Client{opts: opts, named: names{}}
 	c.named.add(opts.Insecure...)
 	c.named.add(opts.Named...)
@@ -56,6 +64,22 @@ func New(opts Options) *Client {
 	c.strange = newNetwork(names{}, opts.Stall, http.ProxyFromEnvironment)
 	c.trusted = newNetwork(c.named, opts.Stall, http.ProxyFromEnvironment)
 	return c
+}
+
+// Canonical is what a registry is called in a parsed reference: Docker's calls itself by another name than people do.
+func Canonical(registry string) string {
+	if registry == "docker.io" {
+		return name.DefaultRegistry
+	}
+	return registry
+}
+
+func canonicals(registries []string) []string {
+	var list []string
+	for _, r := range registries {
+		list = append(list, Canonical(r))
+	}
+	return list
 }
 
 // Close drops idle connections.

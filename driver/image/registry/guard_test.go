@@ -101,8 +101,8 @@ func TestPrivateAddressesAreRefusedOnTheWay(t *testing.T) {
 // operator named.
 func TestNamedRegistriesAreForTheirOwnImages(t *testing.T) {
 	victim, reached := trap(t)
-	c := client(t, Options{Insecure: []string{victim}, Named: []string{"registry.lan"}, Mirrors: map[string][]string{"far.example": {"10.1.1.1:5000/cache"}}})
-	for host, trusted := range map[string]bool{victim: true, "registry.lan": true, "far.example": true, "10.1.1.1:5000": true, "registry.example": false} {
+	c := client(t, Options{Insecure: []string{victim}, Named: []string{"registry.lan", "docker.io"}, Mirrors: map[string][]string{"far.example": {"10.1.1.1:5000/cache"}}})
+	for host, trusted := range map[string]bool{victim: true, "registry.lan": true, "far.example": true, "10.1.1.1:5000": true, "index.docker.io": true, "registry.example": false} {
 		must.Eq(t, trusted, c.network(host) == c.trusted, must.Sprint(host))
 	}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+victim+"/v2/", nil)
