@@ -2,6 +2,7 @@ package signature
 
 import (
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
@@ -189,11 +190,15 @@ func FuzzSignature(f *testing.F) {
 		f.Add([]byte(v.Payload), v.Signature, []byte(v.Bundle))
 	}
 	f.Add([]byte(`{"_type":"https://in-toto.io/Statement/v1","subject":[null]}`), "", []byte(`{"dsseEnvelope":{"signatures":[{}]}}`))
-	key, pub := own(f)
+	// Ed25519 signs fast and alike: what the fuzzer has found it finds again.
+	private := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	der, err := x509.MarshalPKIXPublicKey(private.Public())
+	must.NoError(f, err)
+	pub := keys(f, string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})))
 	f.Fuzz(func(t *testing.T, payload []byte, sig string, bundle []byte) {
 		_, err := pub.Payload(payload, sig, digest)
 		must.Error(t, err)
-		_, err = pub.Payload(payload, sign(t, key, string(payload)), digest)
+		_, err = pub.Payload(payload, base64.StdEncoding.EncodeToString(ed25519.Sign(private, payload)), digest)
 		must.True(t, err != nil || strings.Contains(string(payload), "docker-manifest-digest") || strings.Contains(string(payload), `\u`))
 		_, err = pub.Bundle(bundle, digest)
 		must.Error(t, err)
