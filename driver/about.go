@@ -101,6 +101,9 @@ type Config struct {
 	AllowSwap            bool     `codec:"allow_swap"`
 	AllowUnlimitedMemory bool     `codec:"allow_unlimited_memory"`
 	AllowEgress          []string `codec:"allow_egress"`
+	// AllowFirewallException lets the driver add rules for its tasks' own interfaces to a firewall of the host's, such as
+	// Docker's, that drops what it does not know.
+	AllowFirewallException bool `codec:"allow_firewall_exception"`
 	// AllowCrossNamespaceGPUs lets tasks of several namespaces have shares of one GPU.
 	AllowCrossNamespaceGPUs bool `codec:"allow_cross_namespace_gpus"`
 }
@@ -286,7 +289,8 @@ func configSpec() *hclspec.Spec {
 			"police_namespaces": strings("police_namespaces"),
 		}),
 		"refuse_group_networks": flag("refuse_group_networks"), "allow_egress": strings("allow_egress"),
-		"driver_root": text("driver_root"), "holds_dir": text("holds_dir"), "pids_limit": number("pids_limit"), "disk_limit": text("disk_limit"),
+		"allow_firewall_exception": flag("allow_firewall_exception"),
+		"driver_root":              text("driver_root"), "holds_dir": text("holds_dir"), "pids_limit": number("pids_limit"), "disk_limit": text("disk_limit"),
 		"userns": block("userns", map[string]*hclspec.Spec{"start": number("start"), "count": number("count")}),
 		"dns": block("dns", map[string]*hclspec.Spec{
 			"servers": strings("servers"), "searches": strings("searches"), "options": strings("options"),

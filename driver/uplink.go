@@ -17,7 +17,7 @@ import (
 
 // egressPolicy reads the operator's egress block and its exceptions.
 func (s *settings) egressPolicy() {
-	e := egress.Config{Owner: s.StateDir, Resolvers: s.resolvers}
+	e := egress.Config{Owner: s.StateDir, Resolvers: s.resolvers, PassFirewalls: s.AllowFirewallException}
 	for _, text := range s.AllowEgress {
 		exception, err := egress.ParseException(text)
 		if err != nil {
@@ -133,13 +133,38 @@ func (d *Driver) addEgress(f *drivers.Fingerprint) *drivers.Fingerprint {
 	kind := "none"
 	if network != nil {
 		err := network.Ensure()
-		if err == nil {
-			kind = "internet"
-		} else {
+		blocked := network.Blocked()
+		switch {
+		case err != nil:
 			f.HealthDescription += fmt.Sprintf(", but tasks without a group network get a loopback interface only: %v", err)
+		case blocked != "":
+			kind = "firewalled"
+			f.HealthDescription += fmt.Sprintf(", but the host's firewall keeps tasks without a group network from the internet: %s drops what it does not know: %s", blocked, passFirewall)
+		default:
+			kind = "internet"
 		}
 	}
 	f.Attributes["driver.runc.egress"] = pstructs.NewStringAttribute(kind)
+	return f
+}
+
+// passFirewall is what an operator can do about a firewall that knows nothing of tasks.
+const passFirewall = "set the driver's option allow_firewall_exception = true, or iptables -I FORWARD -i pg+ -j ACCEPT && iptables -I FORWARD -o pg+ -j ACCEPT"
+
+// inspectFirewall looks for what keeps tasks' own networks from the internet.
+func (s *settings) inspectFirewall() Finding {
+	f := Finding{Area: inspectArea, Name: "firewall", Verdict: verdictOK, Seen: "lets tasks pass"}
+	blocked, err := egress.Firewalls(s.StateDir)
+	switch {
+	case s.Egress.Disabled:
+		f.Seen = "of no matter: egress is disabled"
+	case err != nil:
+		f.Verdict, f.Seen, f.Fix = verdictWarn, err.Error(), "run this as root"
+	case blocked != "" && s.AllowFirewallException:
+		f.Seen = blocked + " drops what it does not know: the driver makes an exception for tasks"
+	case blocked != "":
+		f.Verdict, f.Seen, f.Fix = verdictWarn, blocked+" drops what it does not know, tasks' traffic too", passFirewall
+	}
 	return f
 }
 
@@ -175,6 +200,9 @@ func (s *startup) linkUp() error {
 	}
 	if err != nil {
 		return structs.NewRecoverableError(fmt.Errorf("cannot make the task's network: %w", err), true)
+	}
+	if blocked := s.uplinks.Blocked(); blocked != "" {
+		s.event("The host's firewall may keep the task from the internet: "+blocked+" drops what it does not know", nil)
 	}
 	place := netnsPath(s.dir)
 	s.undone("cannot remove the task's network", func() error { return egress.Detach(place) })

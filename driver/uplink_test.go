@@ -295,3 +295,56 @@ func TestVictim(t *testing.T) {
 	must.NoError(t, unix.Kill(unix.Getpid(), unix.SIGKILL))
 	<-context.Background().Done()
 }
+
+// A firewall of the host's that closes tasks' networks is told to the operator, the scheduler and the task's user, and
+// passed where the operator wants that.
+func TestRootUplinkBehindFirewall(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		exception bool
+		kind, out string
+	}{
+		{"told", false, "firewalled", "no 8.8.8.8\n"},
+		{"passed", true, "internet", "hello from 8.8.8.8:8080\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			onHost(t, func(t *testing.T) {
+				internet(t)
+				out, err := exec.Command("iptables", "-P", "FORWARD", "DROP").CombinedOutput()
+				must.NoError(t, err, must.Sprint(string(out)))
+				w := newWorld(t, func(cfg *Config) { online(cfg); cfg.AllowFirewallException = c.exception })
+				found := w.driver.settings().inspectFirewall()
+				must.Eq(t, map[bool]string{false: verdictWarn, true: verdictOK}[c.exception], found.Verdict)
+				must.StrContains(t, found.Seen, "chain FORWARD of ip filter")
+				got := w.driver.addEgress(w.driver.settings().fingerprint(t.Context(), good()))
+				kind, _ := got.Attributes["driver.runc.egress"].GetString()
+				must.Eq(t, c.kind, kind)
+				must.Eq(t, !c.exception, strings.Contains(got.HealthDescription, "allow_firewall_exception"))
+
+				told := make(chan bool, 1)
+				go listenFor(t.Context(), w.events(t), "firewall may keep the task from the internet: chain FORWARD of ip filter", told)
+				cfg := w.task(t, sh(strings.ReplaceAll(fetch, "-w 20", "-w 3")+"fetch 8.8.8.8"))
+				w.start(t, cfg)
+				w.wait(t, cfg.ID)
+				w.says(t, cfg, c.out)
+				if !c.exception {
+					must.True(t, <-told)
+				}
+			})
+		})
+	}
+}
+
+// listenFor tells when an event says something. Whoever emits events waits for their being read.
+func listenFor(ctx context.Context, events eventStream, what string, told chan<- bool) {
+	for {
+		select {
+		case e := <-events:
+			if strings.Contains(e.Message, what) {
+				told <- true
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -27,7 +27,9 @@ type Config struct {
 	Resolvers func() []netip.Addr
 	// Connections is how many a task may have open at a time, Rate how many it may open per second in the long run.
 	Connections, Rate uint32
-	Logger            hclog.Logger
+	// PassFirewalls makes an exception for tasks in firewalls of the host's that would drop what it forwards.
+	PassFirewalls bool
+	Logger        hclog.Logger
 }
 
 const (

@@ -26,6 +26,9 @@
 // to a packet that the walls drop like any other. What a LAN's own server tells about that LAN's names a task can ask;
 // an operator who minds sets public servers.
 //
+// Another firewall on the host, above all Docker's, may drop what the walls let through. [Network.Blocked] names it, and
+// Config.PassFirewalls puts a rule for the tasks' interfaces, each way, in front of its own.
+//
 // [Network.Police] gives a network that Nomad has made for a group of tasks the same way out by one wall, the table
 // pangaea in that network's namespace, written before the task starts and whenever the host's network changes. The bridge
 // behind it is Nomad's and gets no rules of ours. All tasks of the group are behind the wall, those of other drivers

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -76,17 +75,11 @@ func cni(t *testing.T, conf map[string]any, alloc, path string) []byte {
 	return out
 }
 
-func iptables(t *testing.T, words string) {
-	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "iptables", append([]string{"-w"}, strings.Fields(words)...)...).CombinedOutput()
-	must.NoError(t, err, must.Sprint(words, string(out)))
-}
-
 // admit is what Nomad's client does before it calls the CNI plugins.
 func admit(t *testing.T) {
 	t.Helper()
-	iptables(t, "-N NOMAD-ADMIN")
-	iptables(t, "-A NOMAD-ADMIN -o nomad -d 172.26.64.0/20 -j ACCEPT")
+	run(t, "iptables -N NOMAD-ADMIN")
+	run(t, "iptables -A NOMAD-ADMIN -o nomad -d 172.26.64.0/20 -j ACCEPT")
 }
 
 func TestRootGroupReachesNothingNear(t *testing.T) {

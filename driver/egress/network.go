@@ -32,6 +32,8 @@ type Network struct {
 	spare   *Namespace
 	closed  bool
 	groups  map[string]group // policed networks of Nomad's, by their path
+	passed  uint32           // nftables' generation in which the host's firewalls were looked at
+	blocked string           // which of them are in the way
 	problem error            // why there is no way out
 }
 
@@ -98,6 +100,10 @@ func (n *Network) build() error {
 		if err != nil {
 			return err
 		}
+	}
+	err = n.passFirewalls()
+	if err != nil {
+		n.conf.Logger.Debug("cannot tell what the host's firewall does to tasks", "error", err)
 	}
 	return h.forward(func(name string) {
 		n.conf.Logger.Info("made an interface forward for tasks", "interface", name)
