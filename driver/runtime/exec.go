@@ -22,15 +22,13 @@ func execIn(id string, opts options) (int, error) {
 	if err != nil {
 		return exitFailed, err
 	}
+	run := func(start func() error) error { return start() }
 	if opts.cpuset != "" {
-		// The process is a child of this one and starts in its cpuset.
-		err = joinCpuset(opts.cpuset, os.Getpid())
-		if err == nil {
-			err = forgetCpuset(filepath.Join(opts.root, id, "state.json"))
-		}
+		err = forgetCpuset(filepath.Join(opts.root, id, "state.json"))
 		if err != nil {
 			return exitFailed, err
 		}
+		run = func(start func() error) error { return inCpuset(opts.cpuset, start) }
 	}
 	container, err := libcontainer.Load(opts.root, id)
 	if err != nil {
@@ -39,7 +37,10 @@ func execIn(id string, opts options) (int, error) {
 	// Signals must be caught before the process exists, or one that comes at once would leave it behind.
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
-	err = container.Start(process)
+	err = run(func() error { return container.Start(process) })
+	if errors.Is(err, errCpuset) {
+		return exitFailed, err
+	}
 	if err != nil {
 		return execFailure(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -19,6 +20,9 @@ import (
 // may hold the pipe for ever.
 const lingerTime = 300 * time.Millisecond
 
+// moveTime is how long the runtime may take until it has moved a program to its cgroups.
+const moveTime = 50 * time.Millisecond
+
 // stopTime is how long the runtime gets to kill a program whose exec was cancelled.
 const stopTime = 3 * time.Second
 
@@ -28,6 +32,12 @@ func (t *Task) Exec(ctx context.Context, r ExecRequest) (int, error) {
 	if t.ended() || !hasStarted(t.dir, t.launch) {
 		return 0, ErrNotRunning
 	}
+	// While the runtime begins, the kernel gets ready to move the program to the task's cgroups.
+	var warming sync.WaitGroup
+	defer warming.Wait()
+	early, cancel := context.WithTimeout(ctx, moveTime)
+	defer cancel()
+	warming.Go(func() { t.sup.warmCgroups(early) })
 	process, err := t.execProcess(r)
 	if err != nil {
 		return 0, err

@@ -47,6 +47,7 @@ func TestRootExec(t *testing.T) {
 		{"no such program", ExecRequest{Args: []string{"nosuch"}}, "", 127, "", missing},
 		{"no program", ExecRequest{Args: []string{"/etc/passwd"}}, "", 126, "", "permission denied"},
 		{"seccomp", ExecRequest{Args: []string{"grep", "^Seccomp:", "/proc/self/status"}}, "", 0, "Seccomp:\t2\n", ""},
+		{"cgroups", ExecRequest{Args: []string{"sh", "-c", `[ "$(cat /proc/1/cgroup)" = "$(cat /proc/self/cgroup)" ] && echo same || cat /proc/1/cgroup /proc/self/cgroup`}}, "", 0, "same\n", ""},
 		{"terminal", ExecRequest{Args: []string{"sh", "-c", "tty; exit 9"}, TTY: true}, "", 9, terminal, ""},
 		{"terminal without such a program", ExecRequest{Args: []string{"nosuch"}, TTY: true}, "", 127, missing, ""},
 		{"terminal with stdin", ExecRequest{Args: []string{"cat"}, TTY: true}, "typed\n", 0, "typed\r\ntyped\r\n", ""},

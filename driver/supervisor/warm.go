@@ -25,14 +25,19 @@ type spare struct {
 func (s *Supervisor) Ready(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(s.Warm)
-	// One is enough for all: each would block every fork on the machine for as long as it moves a process.
+	s.warmCgroups(ctx)
+	wg.Wait()
+}
+
+// warmCgroups has the kernel ready to move processes between cgroups until ctx ends. One is enough for all: each would
+// block every fork on the machine for as long as it moves a process.
+func (s *Supervisor) warmCgroups(ctx context.Context) {
 	select {
 	case s.warming <- struct{}{}:
 		cgroup.Warm(ctx)
 		<-s.warming
 	case <-ctx.Done():
 	}
-	wg.Wait()
 }
 
 // Warm has a shim and a runtime started and waiting, so that the next Start need not wait for that. The pair holds

@@ -1,0 +1,28 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+)
+
+func TestOnOwnThread(t *testing.T) {
+	want := errors.New("from there")
+	for range 50 {
+		thread := 0
+		err := onOwnThread(func() error { thread = unix.Gettid(); return want })
+		must.ErrorIs(t, err, want)
+		must.NotEq(t, os.Getpid(), thread)
+	}
+}
+
+// Whatever can't be put into its cpuset is not started.
+func TestInCpusetRefuses(t *testing.T) {
+	err := inCpuset(filepath.Join(t.TempDir(), "missing"), func() error { t.Error("started"); return nil })
+	must.ErrorIs(t, err, errCpuset)
+	must.ErrorIs(t, err, os.ErrNotExist)
+}
