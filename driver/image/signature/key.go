@@ -114,7 +114,9 @@ func (k Key) verify(message, sig []byte) bool {
 		larger := map[int][]byte{384: long384[:], 521: long512[:]}[public.Curve.Params().BitSize]
 		return ecdsa.VerifyASN1(public, sum[:], sig) || larger != nil && ecdsa.VerifyASN1(public, larger, sig)
 	case ed25519.PublicKey:
-		return ed25519.Verify(public, message, sig)
+		// Cosign signs a payload by its hash (Ed25519ph) and a bundle whole.
+		long := sha512.Sum512(message)
+		return ed25519.Verify(public, message, sig) || ed25519.VerifyWithOptions(public, long[:], sig, &ed25519.Options{Hash: crypto.SHA512}) == nil
 	case *rsa.PublicKey:
 		return rsa.VerifyPKCS1v15(public, crypto.SHA256, sum[:], sig) == nil
 	}
