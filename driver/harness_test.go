@@ -259,7 +259,7 @@ func (w *world) plugin() drivers.DriverPlugin {
 // wait is how the task ended.
 func (w *world) wait(t testing.TB, id string) *drivers.ExitResult {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	ch, err := w.plugin().WaitTask(ctx, id)
 	must.NoError(t, err)
@@ -291,11 +291,10 @@ func (w *world) run(t testing.TB, job JobConfig, change func(*drivers.TaskConfig
 // says waits until the task's output is as wanted: it reaches the file some time after the task has ended.
 func (w *world) says(t testing.TB, cfg *drivers.TaskConfig, want string) {
 	t.Helper()
-	for range 250 {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if w.output(cfg) == want {
 			return
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	must.Eq(t, want, w.output(cfg))
 }

@@ -49,13 +49,13 @@ func TestRootLimits(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			job := c.job
 			job.Command, job.Args = "/bin/sleep", []string{"1000"}
-			cfg := w.task(t, job)
-			if c.change != nil {
-				c.change(cfg.Resources)
-			}
 			want := c.v1
 			if cgroupV2() {
 				want = c.v2
+			}
+			cfg := w.prepare(t, job, want != nil)
+			if c.change != nil {
+				c.change(cfg.Resources)
 			}
 			if want == nil {
 				_, _, err := w.harness.StartTask(cfg)

@@ -52,7 +52,7 @@ func collectEvents(t *testing.T, w *world) func(until string) string {
 		}
 	}()
 	return func(until string) string {
-		for deadline := time.Now().Add(20 * time.Second); !strings.Contains(all.String(), until); time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); !strings.Contains(all.String(), until); time.Sleep(10 * time.Millisecond) {
 			must.True(t, time.Now().Before(deadline), must.Sprintf("no event says %q: %s", until, all.String()))
 		}
 		return all.String()

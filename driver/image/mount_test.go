@@ -24,7 +24,7 @@ func pulledImage(t *testing.T) (*Store, *Image) {
 	h := serve(t, nil)
 	ref := h.push(t, "app:v1", simple(t))
 	s := open(t, Options{}, h)
-	img, err := s.Pull(within(t, 10*time.Second), PullRequest{Ref: ref})
+	img, err := s.Pull(within(t, time.Minute), PullRequest{Ref: ref})
 	must.NoError(t, err)
 	return s, img
 }

@@ -40,7 +40,7 @@ func TestRootPullRefusesHostileImages(t *testing.T) {
 			h := serve(t, nil)
 			ref := h.push(t, "app:v1", imageOf(t, tc.config, tc.layers...))
 			s := open(t, Options{}, h)
-			img, err := s.Pull(within(t, 10*time.Second), PullRequest{Ref: ref})
+			img, err := s.Pull(within(t, time.Minute), PullRequest{Ref: ref})
 			if tc.words == "" {
 				must.NoError(t, err)
 				_, err = s.Mount(t.Context(), MountRequest{ID: "t", Image: img, HostUID: base, HostGID: base, IDCount: 65536})

@@ -35,7 +35,7 @@ func TestRootPullGivesConfigAndLayers(t *testing.T) {
 	ref := h.push(t, "app:v1", simple(t))
 	s := open(t, Options{}, h)
 	var last Progress
-	img, err := s.Pull(within(t, 10*time.Second), PullRequest{Ref: ref, Progress: func(p Progress) { last = p }})
+	img, err := s.Pull(within(t, time.Minute), PullRequest{Ref: ref, Progress: func(p Progress) { last = p }})
 	must.NoError(t, err)
 	must.Eq(t, ref, img.Ref)
 	must.Eq(t, []string{"/app"}, img.Config.Entrypoint)

@@ -230,7 +230,7 @@ func (b *bench) witnessed(code int, got Exit) {
 
 func (b *bench) wait(task *Task) Exit {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
 	defer cancel()
 	exit, err := task.Wait(ctx)
 	must.NoError(b.t, err)
@@ -298,7 +298,7 @@ func (l *logs) String() string {
 // eventually fails the test if a condition does not come about.
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if holds() {
 			return
 		}
