@@ -191,6 +191,9 @@ func (s *soak) endAs(w *task, code int, stop bool) {
 		w.write("exit", fmt.Sprint(code))
 	}
 	s.await(w, api.TaskTerminated, func(e *api.TaskEvent) bool { return e.ExitCode == code })
+	if w.givenUp() {
+		return // another copy, in whose start no stop was waited for, may have ended in a way of its own
+	}
 	a, _, err := shared.API().Allocations().Info(w.alloc, nil)
 	must.NoError(w.t, err)
 	for _, event := range a.TaskStates[w.name].Events {
