@@ -46,10 +46,13 @@ func configSchema() *hclspec.Spec {
 		"max_uncorrectable_ecc": hclspec.NewAttr("max_uncorrectable_ecc", "number", false),
 		"allow_replicas":        hclspec.NewAttr("allow_replicas", "number", false),
 		"allow_residue":         hclspec.NewAttr("allow_residue", "bool", false),
-		"group_by":              hclspec.NewAttr("group_by", "string", false),
-		"control_dir":           hclspec.NewAttr("control_dir", "string", false),
-		"holds_dir":             hclspec.NewAttr("holds_dir", "string", false),
-		"metrics_address":       hclspec.NewAttr("metrics_address", "string", false),
+		"sharing": hclspec.NewBlock("sharing", false, hclspec.NewObject(map[string]*hclspec.Spec{
+			"mode": hclspec.NewAttr("mode", "string", false),
+		})),
+		"group_by":        hclspec.NewAttr("group_by", "string", false),
+		"control_dir":     hclspec.NewAttr("control_dir", "string", false),
+		"holds_dir":       hclspec.NewAttr("holds_dir", "string", false),
+		"metrics_address": hclspec.NewAttr("metrics_address", "string", false),
 		"owner": hclspec.NewBlock("owner", false, hclspec.NewObject(map[string]*hclspec.Spec{
 			"hours":            hclspec.NewAttr("hours", "list(string)", false),
 			"idle_after":       hclspec.NewAttr("idle_after", "string", false),

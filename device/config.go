@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"path/filepath"
 	"time"
 
 	"pangaea/device/control"
@@ -25,12 +26,22 @@ type Config struct {
 	MaxUncorrectableECC uint64   `codec:"max_uncorrectable_ecc"` // 0
 	GroupBy             string   `codec:"group_by"`              // "numa" or "nvlink": a task's GPUs all lie in one
 	AllowReplicas       int      `codec:"allow_replicas"`        // 0: how many tasks may share each GPU, taking turns
-	AllowResidue        bool     `codec:"allow_residue"`         // false: a GPU that its last task left something on waits until it is clean
-	MetricsAddress      string   `codec:"metrics_address"`       // none: where Prometheus may ask, such as 127.0.0.1:9400
-	ControlDir          string   `codec:"control_dir"`           // /var/lib/pangaea/device: where "pangaea gpu" leaves word, see package control
-	HoldsDir            string   `codec:"holds_dir"`             // /run/pangaea/gpus: where the driver, with the same option, notes whose each GPU is
+	Sharing             *Sharing `codec:"sharing"`
+	AllowResidue        bool     `codec:"allow_residue"`   // false: a GPU that its last task left something on waits until it is clean
+	MetricsAddress      string   `codec:"metrics_address"` // none: where Prometheus may ask, such as 127.0.0.1:9400
+	ControlDir          string   `codec:"control_dir"`     // /var/lib/pangaea/device: where "pangaea gpu" leaves word, see package control
+	HoldsDir            string   `codec:"holds_dir"`       // /run/pangaea/gpus: where the driver, with the same option, notes whose each GPU is
 	Owner               *Owner   `codec:"owner"`
 }
+
+// Sharing is how tasks share a GPU where allow_replicas lets them.
+type Sharing struct {
+	Mode string `codec:"mode"` // "time-sliced": they take turns
+}
+
+// noMPS is why CUDA's multi-process service is no mode; see the package's comment.
+const noMPS = `not offered: sharing mode "mps" is refused, because MPS serves one user ID at a time, or everybody as root, and each task here has user IDs of its own; ` +
+	`"time-sliced" shares a GPU by turns, MIG by hardware`
 
 // Owner is when the machine's owner wants its GPUs for himself.
 type Owner struct {
@@ -84,6 +95,10 @@ func (c Config) understand() settings {
 		s.control = control.Default
 	}
 	s.holders = cmp.Or(holder.Dir(c.HoldsDir), holder.Default)
+	if !filepath.IsAbs(string(s.holders)) {
+		s.warnings = append(s.warnings, fmt.Sprintf("holds_dir %q is no absolute path; %s it is", s.holders, holder.Default))
+		s.holders = holder.Default
+	}
 	for _, id := range c.IgnoredGPUIDs {
 		s.ignored[id] = true
 	}
@@ -108,10 +123,22 @@ func (c Config) understand() settings {
 		s.replicas = 0
 	}
 	s.understandMetrics()
+	s.understandSharing(c.Sharing)
 	if c.Owner != nil {
 		s.understandOwner(*c.Owner)
 	}
 	return s
+}
+
+// understandSharing offers nothing rather than less than was meant: with MPS the memory of each would be bounded.
+func (s *settings) understandSharing(sharing *Sharing) {
+	switch {
+	case sharing == nil || sharing.Mode == "" || sharing.Mode == "time-sliced":
+	case sharing.Mode == "mps":
+		s.closed = noMPS
+	default:
+		s.closed = fmt.Sprintf(`not offered until the plugin's sharing block is right: mode is "time-sliced", not %q`, sharing.Mode)
+	}
 }
 
 // understandMetrics warns of an address that others can reach: whoever asks learns whose tasks run here, unasked who

@@ -10,6 +10,7 @@ import (
 
 	"pangaea/device/control"
 	"pangaea/device/health"
+	"pangaea/device/holder"
 	"pangaea/e2e/nvmlsim"
 )
 
@@ -17,7 +18,7 @@ import (
 // default and a warning, or closes the offer.
 func TestConfig(t *testing.T) {
 	defaults := settings{
-		enabled: true, control: control.Default, ignored: map[string]bool{}, period: 1500 * time.Millisecond, hangAfter: 10 * time.Second,
+		enabled: true, control: control.Default, holders: holder.Default, ignored: map[string]bool{}, period: 1500 * time.Millisecond, hangAfter: 10 * time.Second,
 		limits: health.Limits{RecoverAfter: 3, StrainAfter: time.Minute},
 	}
 	cases := []struct {
@@ -47,6 +48,16 @@ func TestConfig(t *testing.T) {
 		{"shared", `allow_replicas = 4`, func(s *settings) { s.replicas = 4 }, 0},
 		{"shared by too many", `allow_replicas = 49`, func(*settings) {}, 1},
 		{"shared by less than none", `allow_replicas = -1`, func(*settings) {}, 1},
+		{"shared by turns", `sharing { mode = "time-sliced" }`, func(*settings) {}, 0},
+		{"shared as by default", `sharing {}`, func(*settings) {}, 0},
+		{"shared by MPS", `sharing { mode = "mps" }`, func(s *settings) {
+			s.closed = `not offered: sharing mode "mps" is refused, because MPS serves one user ID at a time, or everybody as root, and each task here has user IDs of its own; "time-sliced" shares a GPU by turns, MIG by hardware`
+		}, 0},
+		{"shared otherwise", `sharing { mode = "MPS" }`, func(s *settings) {
+			s.closed = `not offered until the plugin's sharing block is right: mode is "time-sliced", not "MPS"`
+		}, 0},
+		{"holds elsewhere", `holds_dir = "/run/h"`, func(s *settings) { s.holders = "/run/h" }, 0},
+		{"holds nowhere", `holds_dir = "h"`, func(*settings) {}, 1},
 		{"too often", `fingerprint_period = "1us"`, func(s *settings) { s.period = 100 * time.Millisecond }, 1},
 		{"metrics for this machine", `metrics_address = "127.0.0.1:9400"`, func(s *settings) { s.metrics = "127.0.0.1:9400" }, 0},
 		{"metrics for this machine, v6", `metrics_address = "[::1]:9400"`, func(s *settings) { s.metrics = "[::1]:9400" }, 0},
@@ -90,7 +101,7 @@ func TestConfig(t *testing.T) {
 func comparable(s settings) map[string]any {
 	return map[string]any{
 		"enabled": s.enabled, "path": s.libraryPath, "ignored": s.ignored, "period": s.period, "hang": s.hangAfter,
-		"group": s.groupBy, "replicas": s.replicas, "metrics": s.metrics, "limits": s.limits, "idle": s.owner.IdleAfter, "names": s.owner.Names, "ignore": s.owner.Ignore, "closed": s.closed, "evict": s.evict, "reclaim": s.owner.ReclaimFile, "control": s.control, "nomad": s.nomad,
+		"group": s.groupBy, "replicas": s.replicas, "metrics": s.metrics, "limits": s.limits, "idle": s.owner.IdleAfter, "names": s.owner.Names, "ignore": s.owner.Ignore, "closed": s.closed, "evict": s.evict, "reclaim": s.owner.ReclaimFile, "control": s.control, "holders": s.holders, "nomad": s.nomad,
 	}
 }
 

@@ -15,5 +15,14 @@
 // Reserve returns environment variables and nothing else. Nomad loses devices and mounts when a task restarts after its
 // agent did, and lets a plugin's mounts wipe the task's volumes; variables survive and reach the driver where a task cannot forge them.
 //
+// Whose a device is, the plugin reads where Pangaea's driver notes it (package holder): Nomad does not tell.
+//
+// Tasks share a GPU by turns (allow_replicas), or a GPU that is split by hardware (MIG). CUDA's multi-process service (MPS),
+// which would bound each one's memory and cores, is refused. It serves the clients of one user ID and lets those of another
+// wait until they have all gone; each task of Pangaea's driver has user IDs of its own, so that no two would ever share. In its
+// multi-user mode all clients count as root's, of a server that runs as root on the host, outside every sandbox, and NVIDIA
+// says to use it only where users need no isolation from each other and from root. A client's fault on the GPU ends the
+// others', and nothing makes a tenant's program be a client at all.
+//
 // Constructors and SetConfig do no I/O: Nomad starts every plugin several times at boot and gives up on any error.
 package device

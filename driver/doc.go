@@ -7,8 +7,8 @@
 //
 // On disk it owns state_dir: what the image store keeps there, gpu/ (prepared driver files) and tasks/<id>/ (one
 // directory per task: task.json, its hosts, resolv.conf and hostname files, and the supervisor's records). A task's
-// range of user identifiers is claimed in /run/pangaea/idranges, which all drivers of a host share. In the host's network
-// it owns the interfaces and the nftables table that driver/egress describes.
+// range of user identifiers is claimed in /run/pangaea/idranges, and its GPUs are noted in /run/pangaea/gpus (driver/hold);
+// all drivers of a host share both. In the host's network it owns the interfaces and the nftables table that driver/egress describes.
 //
 // Invariants: what a job may loosen is what the operator allowed, decided in one table (rules.go); the grant of GPUs
 // is read from Nomad's DeviceEnv only; SetConfig and constructors do no I/O and do not fail, because Nomad's agent
