@@ -3,7 +3,8 @@
 //
 // One goroutine, the monitor, looks at all GPUs every few seconds and publishes what it found as an immutable [snapshot].
 // Fingerprint sends snapshots that differ from what was sent before, Reserve and Stats read the last one. Each GPU has a
-// [worker] that makes its NVML calls, so that one that hangs in the kernel holds up nobody else.
+// [worker] that makes its NVML calls, so that one that hangs in the kernel holds up nobody else. What changes from second to
+// second is asked each time, what an owner may change every ten seconds.
 //
 // The stream to Nomad never ends and never carries an error: at either, Nomad drops every GPU until its agent is
 // restarted. Whatever goes wrong is a GPU's state with a reason. A GPU once seen stays listed, under the same name, for

@@ -37,7 +37,8 @@ func (m *monitor) metrics(w http.ResponseWriter, _ *http.Request) {
 	var gpus []metrics.GPU
 	for _, u := range s.units {
 		gpus = append(gpus, metrics.GPU{
-			UUID: u.id, Model: u.name, BusID: u.busID, Healthy: u.healthy, Reason: u.reason,
+			UUID: u.id, Model: u.name, BusID: u.busID, Index: u.index, Profile: u.profile, Driver: s.machine.DriverVersion,
+			Healthy: u.healthy, Reason: u.reason,
 			AllocID: u.task.AllocID, Task: u.task.Task, Namespace: u.task.Namespace, JobID: u.task.JobID, LastXid: u.lastXid, Sample: samples[u.id],
 		})
 	}

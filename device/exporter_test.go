@@ -27,8 +27,8 @@ func TestMetricsTellTheTask(t *testing.T) {
 	w := httptest.NewRecorder()
 	r.monitor.metrics(w, nil)
 	text := w.Body.String()
-	must.StrContains(t, text, `DCGM_FI_DEV_GPU_UTIL{UUID="`+s.GPUs[0].UUID+`",modelName="NVIDIA L4",pci_bus_id="0000:1b:00.0",alloc_id="`+alloc+`",task="train",namespace="team",job_id="model"} 93`)
-	must.StrContains(t, text, `pangaea_gpu_healthy{UUID="`+s.GPUs[1].UUID+`",modelName="NVIDIA L4",pci_bus_id="0000:2b:00.0",reason="row remap pending: reset the GPU"} 0`)
+	must.StrContains(t, text, `DCGM_FI_DEV_GPU_UTIL{gpu="0",UUID="`+s.GPUs[0].UUID+`",modelName="NVIDIA L4",pci_bus_id="0000:1b:00.0",device="nvidia0",DCGM_FI_DRIVER_VERSION="570.86.15",alloc_id="`+alloc+`",task="train",namespace="team",job_id="model"} 93`)
+	must.StrContains(t, text, `pangaea_gpu_healthy{gpu="1",UUID="`+s.GPUs[1].UUID+`",modelName="NVIDIA L4",pci_bus_id="0000:2b:00.0",device="nvidia1",DCGM_FI_DRIVER_VERSION="570.86.15",reason="row remap pending: reset the GPU"} 0`)
 }
 
 // Of a shared GPU each share has the task that holds it, and no other share has its process.
@@ -43,6 +43,6 @@ func TestMetricsOfShares(t *testing.T) {
 	w := httptest.NewRecorder()
 	r.monitor.metrics(w, nil)
 	for n, labels := range []string{"", `,alloc_id="` + someAlloc + `",task="train",namespace="team",job_id="model"`, ""} {
-		must.StrContains(t, w.Body.String(), fmt.Sprintf(`pangaea_gpu_healthy{UUID="%s::%d",modelName="NVIDIA L4 shared",pci_bus_id="0000:1b:00.0"%s} 1`, s.GPUs[0].UUID, n, labels))
+		must.StrContains(t, w.Body.String(), fmt.Sprintf(`pangaea_gpu_healthy{gpu="0",UUID="%s::%d",modelName="NVIDIA L4 shared",pci_bus_id="0000:1b:00.0",device="nvidia0",DCGM_FI_DRIVER_VERSION="570.86.15"%s} 1`, s.GPUs[0].UUID, n, labels))
 	}
 }

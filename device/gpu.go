@@ -41,6 +41,8 @@ type gpu struct {
 	claimed string           // why its owner wants it now, "" when he does not
 	reclaim *control.Reclaim // his explicit word
 
+	samplers map[string]*nvml.Sampler // of its units by ID, as long as the library stays open
+
 	eviction *eviction // the last one asked for
 	verdict  health.Verdict
 }
@@ -67,6 +69,13 @@ func (g *gpu) meet(p probe, now time.Time, sys string) {
 			g.numa = p.traits.NumaNode
 		}
 	}
+	if p.migAsked {
+		g.meetInstances(p)
+	}
+}
+
+// meetInstances takes in the MIG instances that there are.
+func (g *gpu) meetInstances(p probe) {
 	if p.migKnown {
 		g.mig, g.instances = p.mig, p.instances
 		return
@@ -86,6 +95,7 @@ func (g *gpu) meet(p probe, now time.Time, sys string) {
 // judgeProbe decides whether the GPU is offered: sickness first, then its owner's wishes.
 func (g *gpu) judgeProbe(p probe, s settings, host owner.Host, now time.Time) {
 	g.users = host.Users(p.vitals.Processes)
+	p.vitals.SlowdownAt = g.traits.SlowdownAt
 	v := g.judge.Examine(p.vitals, now, g.examineResidues(p, host, s, now))
 	g.claimed = g.claim.Reason(s.owner, g.uuid, g.users, now)
 	switch {
@@ -156,19 +166,21 @@ func (g *gpu) broken(reason string) {
 // units are what Nomad may hand out of this card: itself, or its instances in MIG mode.
 func (g *gpu) units(w *worker) []unit {
 	base := unit{
-		id: g.uuid, name: g.name, busID: g.busID, healthy: g.verdict.Healthy, reason: g.verdict.Reason,
+		id: g.uuid, name: g.name, busID: g.busID, index: g.index, healthy: g.verdict.Healthy, reason: g.verdict.Reason,
 		traits: g.traits, place: g.place, left: g.left, task: firstTask(g.users), lastXid: g.lastXid, worker: w, device: g.device, live: g.live,
 	}
 	if base.name == "" {
 		base.name = unknownModel
 	}
 	if !g.mig {
+		base.sampler = g.sampler(base.id)
 		return []unit{base}
 	}
 	var all []unit
 	for _, i := range g.instances {
 		u := base
 		u.id, u.name, u.device, u.profile = i.id.UUID, modelName(i.id.Name.Value), i.device, i.profile()
+		u.sampler = g.sampler(u.id)
 		u.traits.Memory, u.traits.MemoryReserved, u.left = i.memory.Total, i.memory.Reserved, i.left
 		u.traits.BAR1, u.traits.Cores = nvml.Reading[uint64]{}, nvml.Reading[int]{}
 		if i.broken != "" && u.healthy {
@@ -177,6 +189,16 @@ func (g *gpu) units(w *worker) []unit {
 		all = append(all, u)
 	}
 	return all
+}
+
+// sampler remembers what the samples of a unit have in common.
+func (g *gpu) sampler(id string) *nvml.Sampler {
+	s, ok := g.samplers[id]
+	if !ok {
+		s = new(nvml.Sampler)
+		g.samplers[id] = s
+	}
+	return s
 }
 
 // numaNode asks the kernel, which knows it for every PCI device; -1 there means that the machine has none.

@@ -74,7 +74,7 @@ func newRig(t *testing.T, s nvmlsim.State, change ...func(*settings)) *rig {
 	r := &rig{t: t, ctx: ctx, state: s, now: time.Now()}
 	lastRig = r
 	r.monitor = newMonitor(set, hclog.NewNullLogger(), func(reason string) { r.restart = reason })
-	r.monitor.session.worker = startWorker(ctx)
+	r.monitor.session.worker, r.monitor.slowEvery = startWorker(ctx), 0
 	t.Cleanup(func() {
 		r.monitor.stopWatchers()
 		cancel()

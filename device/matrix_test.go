@@ -16,9 +16,9 @@ import (
 
 // calls are those that a round makes for a GPU, whether its product supports them or not.
 func calls() []string {
-	return strings.Fields(`nvmlDeviceGetHandleByIndex_v2 nvmlDeviceGetUUID nvmlDeviceGetName nvmlDeviceGetMinorNumber
+	return strings.Fields(`nvmlDeviceGetHandleByIndex_v2 nvmlDeviceGetUUID nvmlDeviceGetName
 		nvmlDeviceGetPciInfo_v3 nvmlDeviceGetTemperature nvmlDeviceGetTemperatureThreshold nvmlDeviceGetCurrentClocksThrottleReasons
-		nvmlDeviceGetTotalEccErrors nvmlDeviceGetRemappedRows nvmlDeviceGetRetiredPagesPendingStatus nvmlDeviceGetFieldValues
+		nvmlDeviceGetFieldValues
 		nvmlDeviceGetComputeRunningProcesses_v3 nvmlDeviceGetGraphicsRunningProcesses_v3 nvmlDeviceGetMemoryInfo_v2
 		nvmlDeviceGetBAR1MemoryInfo nvmlDeviceGetMemoryBusWidth nvmlDeviceGetNumaNodeId nvmlDeviceGetCudaComputeCapability
 		nvmlDeviceGetArchitecture nvmlDeviceGetEnforcedPowerLimit nvmlDeviceGetMaxClockInfo nvmlDeviceGetMaxPcieLinkGeneration
@@ -160,8 +160,9 @@ func TestEveryErrorOnStatistics(t *testing.T) {
 	r := newRig(t, nvmlsim.Host("stats matrix", nvmlsim.H100SXM(), 8))
 	r.round()
 	all, _ := codes()
-	for _, call := range strings.Fields(`nvmlDeviceGetPowerUsage nvmlDeviceGetTotalEnergyConsumption nvmlDeviceGetClockInfo nvmlDeviceGetFanSpeed
-		nvmlDeviceGetPerformanceState nvmlDeviceGetUtilizationRates nvmlDeviceGetEncoderUtilization nvmlDeviceGetDecoderUtilization nvmlDeviceGetPcieReplayCounter *`) {
+	for _, call := range strings.Fields(`nvmlDeviceGetPowerUsage nvmlDeviceGetClockInfo nvmlDeviceGetFanSpeed
+		nvmlDeviceGetPerformanceState nvmlDeviceGetUtilizationRates nvmlDeviceGetEncoderUtilization nvmlDeviceGetDecoderUtilization
+		nvmlDeviceGetGridLicensableFeatures_v4 nvmlGpmQueryDeviceSupport nvmlGpmSampleGet *`) {
 		for i, code := range all {
 			g := r.state.GPUs[i%8]
 			g.Faults = []nvmlsim.Fault{{Call: call, Code: code}}
@@ -306,7 +307,7 @@ func TestEveryCallHangs(t *testing.T) {
 			if hung == len(batch) {
 				break
 			}
-			must.True(t, time.Now().Before(deadline), must.Sprintf("%v", got))
+			must.True(t, time.Now().Before(deadline), must.Sprintf("%v: %v", batch, got))
 		}
 		for i := range batch {
 			r.state.GPUs[i].Faults = nil

@@ -20,6 +20,8 @@ import (
 const (
 	// traitsEvery is how often limits are read again; they change when an owner sets a power cap or a mode.
 	traitsEvery = 10 * time.Second
+	// slowEvery is how old counters in statistics may be that change rarely or matter slowly.
+	slowEvery = 10 * time.Second
 	// patience is how long a round waits for a GPU that is slow, before the others are published without it.
 	patience = time.Second
 	// reopenEvery is how often the library is opened anew because no GPU answers: its handles may be of another driver.
@@ -49,6 +51,7 @@ type monitor struct {
 	reopened  time.Time
 	places    map[string]place // of an earlier life too
 	pokes     chan struct{}    // asks for a round now
+	slowEvery time.Duration    // how often statistics ask for what changes slowly
 	lookOnly  bool             // keeps nothing and listens to nothing
 
 	published atomic.Pointer[snapshot]
@@ -57,7 +60,7 @@ type monitor struct {
 func newMonitor(s settings, log hclog.Logger, restart func(string)) *monitor {
 	m := &monitor{
 		settings: s, log: log, host: owner.Host{Proc: "/proc"}, sys: "/sys", gpus: make(map[string]*gpu),
-		places: make(map[string]place), pokes: make(chan struct{}, 1),
+		slowEvery: slowEvery, places: make(map[string]place), pokes: make(chan struct{}, 1),
 		watchers: make(map[string]*watcher), xids: make(chan xidEvent, 64), evictions: make(chan eviction, 16),
 	}
 	m.session = &session{lib: nvml.New(s.libraryPath), log: log, restart: restart, reply: make(chan sessionReply, 1)}
@@ -123,7 +126,7 @@ func (m *monitor) renew() {
 		if m.session.gone {
 			g.judge.Renewed()
 		}
-		g.live, g.traitsAt = false, time.Time{}
+		g.live, g.traitsAt, g.samplers = false, time.Time{}, make(map[string]*nvml.Sampler)
 	}
 	m.session.gone = false
 	m.stopWatchers()
@@ -144,26 +147,22 @@ func (m *monitor) lookAtAll(ctx context.Context, count int, now time.Time) {
 	for len(m.slots) < count {
 		m.slots = append(m.slots, &slot{worker: startWorker(ctx), result: make(chan probe, 1)})
 	}
-	for i, s := range m.slots[:count] {
-		s.begin(m.session, i, m.wantsTraits(i, now))
-	}
-	deadline, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
+	looks := m.look(count, now)
 	seen, found := make(map[string]bool), make(map[string]bool)
 	m.strays = nil
 	var failed []probe
 	for i, s := range m.slots[:count] {
-		p, ok := s.fetch(deadline.Done())
+		p := looks[i]
 		switch {
-		case !ok:
+		case p == nil:
 			m.late(i, s, now, seen)
 		case p.err != nil:
-			failed = append(failed, p)
+			failed = append(failed, *p)
 		case found[p.id.UUID]:
 			m.gpus[p.id.UUID].broken("the driver gives two GPUs the UUID " + p.id.UUID + ": which is which cannot be told")
 		default:
 			seen[p.id.UUID], found[p.id.UUID] = true, true
-			m.found(ctx, p, now)
+			m.found(ctx, *p, now)
 		}
 	}
 	m.unnamed(failed, seen)
@@ -174,20 +173,43 @@ func (m *monitor) lookAtAll(ctx context.Context, count int, now time.Time) {
 	}
 }
 
-func (m *monitor) wantsTraits(index int, now time.Time) bool {
-	for _, g := range m.gpus {
-		if g.index == index {
-			return !g.settled || now.Sub(g.traitsAt) >= traitsEvery
+// look asks one GPU after another, each as soon as the one before has answered or is slow to, and waits for those that are.
+func (m *monitor) look(count int, now time.Time) []*probe {
+	looks := make([]*probe, count)
+	fetch := func(i int, patience time.Duration) {
+		p, ok := m.slots[i].fetch(patience)
+		if ok {
+			looks[i] = &p
 		}
 	}
-	return true
+	for i, s := range m.slots[:count] {
+		s.begin(m.session, i, m.question(i, now))
+		fetch(i, stagger)
+	}
+	deadline := time.Now().Add(patience)
+	for i := range looks {
+		if looks[i] == nil {
+			fetch(i, time.Until(deadline))
+		}
+	}
+	return looks
+}
+
+// question is what is to be found out of the GPU at an index.
+func (m *monitor) question(index int, now time.Time) question {
+	for _, g := range m.gpus {
+		if g.index == index {
+			return question{uuid: g.uuid, traits: !g.settled || now.Sub(g.traitsAt) >= traitsEvery, mig: g.mig, before: g.traits}
+		}
+	}
+	return question{}
 }
 
 // found takes in a GPU that could be looked at.
 func (m *monitor) found(ctx context.Context, p probe, now time.Time) {
 	g, known := m.gpus[p.id.UUID]
 	if !known {
-		g = &gpu{uuid: p.id.UUID, judge: health.Judge{Limits: m.settings.limits}}
+		g = &gpu{uuid: p.id.UUID, judge: health.Judge{Limits: m.settings.limits}, samplers: make(map[string]*nvml.Sampler)}
 		m.gpus[p.id.UUID] = g
 		m.log.Info("GPU found", "gpu", p.id.UUID, "name", p.id.Name.Value, "bus", p.id.BusID.Value)
 	}
@@ -231,7 +253,7 @@ func (m *monitor) unnamed(failed []probe, seen map[string]bool) {
 }
 
 func (m *monitor) stray(index int, reason string) {
-	m.strays = append(m.strays, unit{id: fmt.Sprintf("unknown-%d", index), name: unknownModel, reason: reason})
+	m.strays = append(m.strays, unit{id: fmt.Sprintf("unknown-%d", index), name: unknownModel, index: index, reason: reason})
 }
 
 func (m *monitor) blame(p probe, seen map[string]bool) bool {

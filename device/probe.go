@@ -2,6 +2,7 @@ package device
 
 import (
 	"strings"
+	"time"
 
 	"pangaea/device/nvml"
 )
@@ -16,6 +17,7 @@ type probe struct {
 	traitsNew bool
 	vitals    nvml.Vitals
 	mig       bool
+	migAsked  bool // else it is as it was
 	migKnown  bool // else mig and instances may not be all there is
 	instances []instance
 }
@@ -30,44 +32,61 @@ type instance struct {
 	broken    string // why it could not be looked at now, though it was there before
 }
 
+// question is what a look is to find out: little of a GPU that is known, everything of one that is not.
+type question struct {
+	uuid   string // the GPU that was there last
+	traits bool   // who it is, what it can do, and whether it is in MIG mode
+	mig    bool   // what instances it has
+	before nvml.Traits
+}
+
 // look makes all calls of one round for one GPU. It runs in the GPU's worker.
-func look(lib *nvml.Library, index int, trace *nvml.Trace, withTraits bool) probe {
+func look(lib *nvml.Library, index int, trace *nvml.Trace, q question) probe {
 	p := probe{index: index}
 	p.device, p.err = lib.Device(index, trace)
 	if p.err != nil {
 		return p
 	}
-	var failures []nvml.Failure
-	p.id, failures, p.err = p.device.Identity()
+	p.id.UUID, p.err = p.device.UUID()
 	if p.err != nil {
 		return p
 	}
 	p.vitals = p.device.Vitals()
-	p.vitals.Failures = append(failures, p.vitals.Failures...)
-	if withTraits {
-		p.traits, failures = p.device.Traits()
+	if p.id.UUID != q.uuid {
+		q = question{traits: true}
+	}
+	var failures []nvml.Failure
+	if q.traits {
+		p.id, failures = p.device.Identity(p.id.UUID)
+		p.vitals.Failures = append(failures, p.vitals.Failures...)
+		p.traits, failures = p.device.Traits(q.before)
 		p.traitsNew = true
 		p.vitals.Failures = append(p.vitals.Failures, failures...)
 	}
-	var found []nvml.Device
-	found, p.mig, failures = p.device.Instances()
+	if q.traits || q.mig {
+		p.lookAtInstances()
+	}
+	return p
+}
+
+func (p *probe) lookAtInstances() {
+	found, mig, failures := p.device.Instances()
+	p.mig, p.migAsked, p.migKnown = mig, true, len(failures) == 0
 	p.vitals.Failures = append(p.vitals.Failures, failures...)
-	p.migKnown = len(failures) == 0
 	for _, d := range found {
 		i := instance{device: d}
-		var err error
-		i.id, _, err = d.Identity()
+		uuid, err := d.UUID()
 		if err != nil {
 			p.migKnown = false // it may be one that is known, or one that is being made just now
 			continue
 		}
+		i.id, _ = d.Identity(uuid)
 		i.memory, failures = d.Memory()
 		p.vitals.Failures = append(p.vitals.Failures, failures...)
 		i.processes, failures = d.Processes()
 		p.vitals.Failures = append(p.vitals.Failures, failures...)
 		p.instances = append(p.instances, i)
 	}
-	return p
 }
 
 // profile is what a MIG instance's name ends with.
@@ -85,15 +104,15 @@ type slot struct {
 }
 
 // begin starts a look unless the last one has not come back.
-func (s *slot) begin(ses *session, index int, withTraits bool) {
+func (s *slot) begin(ses *session, index int, q question) {
 	s.stale = s.asked
 	if s.asked {
 		return
 	}
 	epoch := ses.current
-	s.asked = s.worker.do(patience/20, func() {
+	s.asked = s.worker.do(stagger, func() {
 		var p probe
-		ok := ses.during(epoch, func() { p = look(ses.lib, index, &s.worker.trace, withTraits) })
+		ok := ses.during(epoch, func() { p = look(ses.lib, index, &s.worker.trace, q) })
 		if !ok {
 			p = probe{index: index, err: nvml.Failure{Call: "nvmlInit_v2", Code: nvml.DriverNotLoaded}}
 		}
@@ -101,26 +120,28 @@ func (s *slot) begin(ses *session, index int, withTraits bool) {
 	})
 }
 
-// fetch waits for the look until the deadline: once, so that a GPU that hangs delays the others for one round. There is
-// none to wait for when the worker was busy with something else.
-func (s *slot) fetch(deadline <-chan struct{}) (probe, bool) {
+// fetch waits for the look as long as the patience lasts, and only in the round that began it, so that a GPU that hangs delays
+// the others for one round. There is none to wait for when the worker was busy with something else.
+func (s *slot) fetch(patience time.Duration) (probe, bool) {
 	if !s.asked {
 		return probe{}, false
 	}
+	if s.stale {
+		patience = 0
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
 	select {
+	case p := <-s.result:
+		s.asked = false
+		return p, true
+	case <-timer.C:
+	}
+	select { // it may have come at the same moment
 	case p := <-s.result:
 		s.asked = false
 		return p, true
 	default:
-	}
-	if s.stale {
-		return probe{}, false
-	}
-	select {
-	case p := <-s.result:
-		s.asked = false
-		return p, true
-	case <-deadline:
 		return probe{}, false
 	}
 }

@@ -27,6 +27,7 @@ type unit struct {
 	id      string
 	name    string
 	busID   string
+	index   int // in the driver's list, -1 when it is not there
 	healthy bool
 	reason  string
 	traits  nvml.Traits
@@ -39,9 +40,10 @@ type unit struct {
 
 	replicas int // how many share the GPU; 0 when it is not shared
 
-	worker *worker
-	device nvml.Device
-	live   bool // device is a handle of the library as it is open now
+	worker  *worker
+	device  nvml.Device
+	sampler *nvml.Sampler
+	live    bool // device is a handle of the library as it is open now
 }
 
 // find is the unit with an id.

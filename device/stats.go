@@ -60,37 +60,65 @@ func (m *monitor) sampleAll(groupBy string) []*device.DeviceGroupStats {
 	return all.groups
 }
 
-// sample asks every unit in its own worker at once and waits for those that answer in time.
+// sample asks every GPU in its own worker, one after another unless they are slow, and waits for those that answer in time.
 func (m *monitor) sample(s *snapshot) []sampled {
-	results := make(chan sampled, len(s.units))
+	results := make(chan []sampled, len(s.units))
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
-	asked := 0
-	for _, u := range s.units {
-		if !u.live || u.worker == nil || u.worker.trace.Current() != nil && !u.healthy {
-			continue
-		}
-		took := u.worker.do(patience/10, func() {
-			var r sampled // stays empty if the driver went away
-			m.session.during(s.epoch, func() { r = sampled{unit: u, sample: u.device.Sample(), at: time.Now()} })
-			results <- r
-		})
-		if took {
-			asked++
-		}
-	}
 	var all []sampled
-	for range asked {
-		select {
-		case r := <-results:
-			if r.unit.id != "" {
-				all = append(all, r)
+	asked := 0
+	collect := func(within time.Duration) {
+		timer.Reset(within)
+		for asked > 0 {
+			select {
+			case r := <-results:
+				asked--
+				all = append(all, r...)
+			case <-timer.C:
+				return
 			}
-		case <-timer.C:
-			return all
 		}
 	}
+	for _, units := range bySampler(s.units) {
+		if m.ask(s.epoch, units, results) {
+			asked++
+			collect(stagger)
+		}
+	}
+	collect(patience)
 	return all
+}
+
+// ask begins a sample for units that share one: the replicas of a GPU. It tells whether its worker took it.
+func (m *monitor) ask(epoch uint64, units []unit, results chan<- []sampled) bool {
+	u := units[0]
+	if !u.live || u.worker == nil || u.worker.trace.Current() != nil && !u.healthy {
+		return false
+	}
+	return u.worker.do(stagger, func() {
+		var all []sampled // stays empty if the driver went away
+		m.session.during(epoch, func() {
+			sample, at := u.sampler.Sample(u.device, m.slowEvery), time.Now()
+			for _, u := range units {
+				all = append(all, sampled{unit: u, sample: sample, at: at})
+			}
+		})
+		results <- all
+	})
+}
+
+// bySampler parts units, which are in order, into those that share a sampler.
+func bySampler(units []unit) [][]unit {
+	var parts [][]unit
+	for len(units) > 0 {
+		n := 1
+		for n < len(units) && units[n].sampler == units[0].sampler && units[0].sampler != nil {
+			n++
+		}
+		parts = append(parts, units[:n])
+		units = units[n:]
+	}
+	return parts
 }
 
 // statsGroups puts units into the groups that Nomad knows them by.
@@ -107,7 +135,7 @@ func (s *statsGroups) add(r sampled, groupBy string) {
 }
 
 func deviceStats(r sampled) *device.DeviceStats {
-	all := statistics(r.sample)
+	all := statistics(r.sample, r.unit.lastXid)
 	summary := all[memoryState]
 	if summary == nil {
 		summary = &structs.StatValue{StringVal: new(string), Desc: "The GPU does not tell its memory"}

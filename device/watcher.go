@@ -53,8 +53,8 @@ func (m *monitor) listen(ctx context.Context, uuid string, index int) {
 	if err != nil {
 		return
 	}
-	id, _, err := device.Identity()
-	if err != nil || id.UUID != uuid {
+	there, err := device.UUID()
+	if err != nil || there != uuid {
 		return // the driver's list moved; the next round starts another
 	}
 	watch, err := device.Watch()

@@ -7,6 +7,10 @@ import (
 	"pangaea/device/nvml"
 )
 
+// stagger is how long a GPU is waited for before the next one is asked too. Those that answer promptly are so asked one after
+// another: all at once they would only queue up at the driver's lock, each on a thread of its own.
+const stagger = 20 * time.Millisecond
+
 // worker makes the NVML calls of one GPU, or of the library, one after another. A call may hang for ever; then the
 // worker does, and nobody else. It ends with its context, once it is not in a call.
 type worker struct {
@@ -31,6 +35,11 @@ func startWorker(ctx context.Context) *worker {
 
 // do hands the worker a job as soon as it is free, and tells whether it took it within the patience given.
 func (w *worker) do(patience time.Duration, job func()) bool {
+	select {
+	case w.jobs <- job:
+		return true
+	default:
+	}
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {

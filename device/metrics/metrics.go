@@ -3,6 +3,8 @@ package metrics
 import (
 	"bytes"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"pangaea/device/nvml"
@@ -11,6 +13,9 @@ import (
 // GPU is one GPU or MIG instance at one moment.
 type GPU struct {
 	UUID, Model, BusID string
+	Index              int    // in the driver's list, -1 when it is not there
+	Profile            string // of a MIG instance
+	Driver             string // its version
 	Healthy            bool
 	Reason             string
 	AllocID, Task      string // "" when no task has it
@@ -28,7 +33,7 @@ type metric struct {
 const mib = 1 << 20
 
 type number interface {
-	~int | ~int64 | ~uint32 | ~uint64
+	~int | ~int64 | ~uint32 | ~uint64 | ~float64
 }
 
 // plain makes a metric of a reading as it is, divided by a unit.
@@ -40,35 +45,111 @@ func plain[T number](field func(nvml.Sample) nvml.Reading[T], unit float64) func
 }
 
 func metrics() []metric {
-	type s = nvml.Sample
+	return slices.Concat(states(), errorCounts(), links(), activity())
+}
+
+// gauge and counter are a metric in the unit of NVML's reading divided by another.
+func gauge[T number](name, help string, unit float64, field func(nvml.Sample) nvml.Reading[T]) metric {
+	return metric{name, "gauge", help, plain(field, unit)}
+}
+
+func counter[T number](name, help string, field func(nvml.Sample) nvml.Reading[T]) metric {
+	return metric{name, "counter", help, plain(field, 1)}
+}
+
+type (
+	s     = nvml.Sample
+	small = nvml.Reading[uint32]
+	big   = nvml.Reading[uint64]
+	real  = nvml.Reading[float64]
+)
+
+func states() []metric {
 	return []metric{
-		{"pangaea_gpu_healthy", "gauge", "1 when the GPU is offered to Nomad.", func(g GPU) nvml.Reading[float64] {
-			if g.Healthy {
-				return nvml.Of(1.0)
-			}
-			return nvml.Of(0.0)
-		}},
-		{"DCGM_FI_DEV_SM_CLOCK", "gauge", "SM clock in MHz.", plain(func(x s) nvml.Reading[uint32] { return x.CoreClock }, 1)},
-		{"DCGM_FI_DEV_MEM_CLOCK", "gauge", "Memory clock in MHz.", plain(func(x s) nvml.Reading[uint32] { return x.MemoryClock }, 1)},
-		{"DCGM_FI_DEV_GPU_TEMP", "gauge", "Temperature in C.", plain(func(x s) nvml.Reading[uint32] { return x.Temperature }, 1)},
-		{"DCGM_FI_DEV_MEMORY_TEMP", "gauge", "Memory temperature in C.", plain(func(x s) nvml.Reading[uint64] { return x.MemoryTemperature }, 1)},
-		{"DCGM_FI_DEV_POWER_USAGE", "gauge", "Power in W.", plain(func(x s) nvml.Reading[uint32] { return x.Power }, 1000)},
-		{"DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "counter", "Energy since the driver was loaded, in mJ.", plain(func(x s) nvml.Reading[uint64] { return x.Energy }, 1)},
-		{"DCGM_FI_DEV_PCIE_REPLAY_COUNTER", "counter", "PCIe retries.", plain(func(x s) nvml.Reading[int] { return x.PCIeReplays }, 1)},
-		{"DCGM_FI_DEV_GPU_UTIL", "gauge", "GPU utilization in %.", plain(func(x s) nvml.Reading[uint32] { return x.GPUPercent }, 1)},
-		{"DCGM_FI_DEV_MEM_COPY_UTIL", "gauge", "Memory utilization in %.", plain(func(x s) nvml.Reading[uint32] { return x.MemoryPercent }, 1)},
-		{"DCGM_FI_DEV_ENC_UTIL", "gauge", "Encoder utilization in %.", plain(func(x s) nvml.Reading[uint32] { return x.EncoderPercent }, 1)},
-		{"DCGM_FI_DEV_DEC_UTIL", "gauge", "Decoder utilization in %.", plain(func(x s) nvml.Reading[uint32] { return x.DecoderPercent }, 1)},
-		{"DCGM_FI_DEV_XID_ERRORS", "gauge", "The last Xid, 0 for none.", func(g GPU) nvml.Reading[float64] { return nvml.Of(float64(g.LastXid)) }},
-		{"DCGM_FI_DEV_FB_FREE", "gauge", "Free memory in MiB.", plain(free, mib)},
-		{"DCGM_FI_DEV_FB_USED", "gauge", "Used memory in MiB.", plain(func(x s) nvml.Reading[uint64] { return x.MemoryUsed }, mib)},
-		{"DCGM_FI_DEV_FB_RESERVED", "gauge", "Memory that the driver keeps, in MiB.", plain(func(x s) nvml.Reading[uint64] { return x.MemoryReserved }, mib)},
-		{"DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", "counter", "Uncorrected ECC errors.", plain(func(x s) nvml.Reading[uint64] { return x.ECCUncorrected }, 1)},
-		{"DCGM_FI_DEV_ECC_SBE_VOL_TOTAL", "counter", "Corrected ECC errors.", plain(func(x s) nvml.Reading[uint64] { return x.ECCCorrected }, 1)},
-		{"DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS", "counter", "Rows remapped after corrected errors.", plain(func(x s) nvml.Reading[int] { return x.RemappedCorrectable }, 1)},
-		{"DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS", "counter", "Rows remapped after uncorrected errors.", plain(func(x s) nvml.Reading[int] { return x.RemappedUncorrectable }, 1)},
-		{"pangaea_gpu_nvlink_sent_kib", "counter", "Data sent over NVLink in KiB.", plain(func(x s) nvml.Reading[uint64] { return x.NVLinkSent }, 1)},
-		{"pangaea_gpu_nvlink_received_kib", "counter", "Data received over NVLink in KiB.", plain(func(x s) nvml.Reading[uint64] { return x.NVLinkReceived }, 1)},
+		{"pangaea_gpu_healthy", "gauge", "1 when the GPU is offered to Nomad.", healthy},
+		gauge("DCGM_FI_DEV_SM_CLOCK", "SM clock frequency (in MHz).", 1, func(x s) small { return x.CoreClock }),
+		gauge("DCGM_FI_DEV_MEM_CLOCK", "Memory clock frequency (in MHz).", 1, func(x s) small { return x.MemoryClock }),
+		gauge("DCGM_FI_DEV_GPU_TEMP", "GPU temperature (in C).", 1, func(x s) small { return x.Temperature }),
+		gauge("DCGM_FI_DEV_MEMORY_TEMP", "Memory temperature (in C).", 1, func(x s) big { return x.MemoryTemperature }),
+		gauge("DCGM_FI_DEV_POWER_USAGE", "Power draw (in W).", 1000, func(x s) small { return x.Power }),
+		gauge("DCGM_FI_DEV_ENFORCED_POWER_LIMIT", "Power limit in force (in W).", 1000, func(x s) small { return x.PowerLimit }),
+		counter("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "Energy since the driver was loaded (in mJ).", func(x s) big { return x.Energy }),
+		gauge("DCGM_FI_DEV_FAN_SPEED", "Fan speed (in %).", 1, func(x s) small { return x.FanPercent }),
+		gauge("DCGM_FI_DEV_PSTATE", "Performance state, 0 is the highest.", 1, func(x s) nvml.Reading[int] { return x.PState }),
+		gauge("DCGM_FI_DEV_GPU_UTIL", "GPU utilization (in %).", 1, func(x s) small { return x.GPUPercent }),
+		gauge("DCGM_FI_DEV_MEM_COPY_UTIL", "Memory utilization (in %).", 1, func(x s) small { return x.MemoryPercent }),
+		gauge("DCGM_FI_DEV_ENC_UTIL", "Encoder utilization (in %).", 1, func(x s) small { return x.EncoderPercent }),
+		gauge("DCGM_FI_DEV_DEC_UTIL", "Decoder utilization (in %).", 1, func(x s) small { return x.DecoderPercent }),
+		gauge("DCGM_FI_DEV_FB_TOTAL", "Memory in total (in MiB).", mib, func(x s) big { return x.MemoryTotal }),
+		gauge("DCGM_FI_DEV_FB_FREE", "Memory free (in MiB).", mib, free),
+		gauge("DCGM_FI_DEV_FB_USED", "Memory used (in MiB).", mib, func(x s) big { return x.MemoryUsed }),
+		gauge("DCGM_FI_DEV_FB_RESERVED", "Memory that the driver keeps (in MiB).", mib, func(x s) big { return x.MemoryReserved }),
+		gauge("DCGM_FI_DEV_BAR1_TOTAL", "BAR1 in total (in MiB).", mib, func(x s) big { return x.BAR1Total }),
+		gauge("DCGM_FI_DEV_BAR1_USED", "BAR1 used (in MiB).", mib, func(x s) big { return x.BAR1Used }),
+		gauge("DCGM_FI_DEV_CLOCK_THROTTLE_REASONS", "NVML's bits for why clocks are low.", 1, func(x s) big { return x.ClockReasons }),
+		gauge("DCGM_FI_DEV_VGPU_LICENSE_STATUS", "1 when a virtual GPU has its license.", 1, func(x s) big { return x.Licensed }),
+	}
+}
+
+func healthy(g GPU) nvml.Reading[float64] {
+	if g.Healthy {
+		return nvml.Of(1.0)
+	}
+	return nvml.Of(0.0)
+}
+
+func errorCounts() []metric {
+	return []metric{
+		{"DCGM_FI_DEV_XID_ERRORS", "gauge", "The last Xid, 0 for none.", func(g GPU) real { return nvml.Of(float64(g.LastXid)) }},
+		counter("DCGM_FI_DEV_ECC_SBE_VOL_TOTAL", "Corrected ECC errors since the driver was loaded.", func(x s) big { return x.ECCCorrected }),
+		counter("DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", "Uncorrected ECC errors since the driver was loaded.", func(x s) big { return x.ECCUncorrected }),
+		counter("DCGM_FI_DEV_ECC_SBE_AGG_TOTAL", "Corrected ECC errors of the board's life.", func(x s) big { return x.ECCCorrectedEver }),
+		counter("DCGM_FI_DEV_ECC_DBE_AGG_TOTAL", "Uncorrected ECC errors of the board's life.", func(x s) big { return x.ECCUncorrectedEver }),
+		counter("DCGM_FI_DEV_RETIRED_SBE", "Pages retired after single-bit errors.", func(x s) big { return x.RetiredSingle }),
+		counter("DCGM_FI_DEV_RETIRED_DBE", "Pages retired after double-bit errors.", func(x s) big { return x.RetiredDouble }),
+		gauge("DCGM_FI_DEV_RETIRED_PENDING", "Whether pages wait to be retired.", 1, func(x s) big { return x.RetirePending }),
+		counter("DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS", "Rows remapped after corrected errors.", func(x s) big { return x.RemappedCorrectable }),
+		counter("DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS", "Rows remapped after uncorrected errors.", func(x s) big { return x.RemappedUncorrectable }),
+		gauge("DCGM_FI_DEV_ROW_REMAP_PENDING", "Whether rows wait to be remapped.", 1, func(x s) big { return x.RemapPending }),
+		gauge("DCGM_FI_DEV_ROW_REMAP_FAILURE", "Whether remapping of rows has failed.", 1, func(x s) big { return x.RemapFailed }),
+		counter("DCGM_FI_DEV_POWER_VIOLATION", "Time slowed by the power limit (in ns).", func(x s) big { return x.Slowed.Power }),
+		counter("DCGM_FI_DEV_THERMAL_VIOLATION", "Time slowed by heat (in ns).", func(x s) big { return x.Slowed.Thermal }),
+		counter("DCGM_FI_DEV_SYNC_BOOST_VIOLATION", "Time slowed by sync boost (in ns).", func(x s) big { return x.Slowed.SyncBoost }),
+		counter("DCGM_FI_DEV_BOARD_LIMIT_VIOLATION", "Time slowed by the board's limit (in ns).", func(x s) big { return x.Slowed.Board }),
+		counter("DCGM_FI_DEV_LOW_UTIL_VIOLATION", "Time slowed by lack of work (in ns).", func(x s) big { return x.Slowed.LowUse }),
+		counter("DCGM_FI_DEV_RELIABILITY_VIOLATION", "Time slowed for reliability (in ns).", func(x s) big { return x.Slowed.Reliability }),
+	}
+}
+
+func links() []metric {
+	return []metric{
+		counter("DCGM_FI_DEV_PCIE_REPLAY_COUNTER", "PCIe retries.", func(x s) big { return x.PCIeReplays }),
+		// Called a counter elsewhere, it has always been a rate: DCGM divides by the time that passed, and KiB by 1000.
+		gauge("DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL", "NVLink bandwidth of all links, both ways (in MB/s).", 1000, func(x s) real { return x.NVLinkRate }),
+		counter("DCGM_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL", "NVLink flow-control CRC errors.", func(x s) big { return x.NVLinkFlitErrors }),
+		counter("DCGM_FI_DEV_NVLINK_CRC_DATA_ERROR_COUNT_TOTAL", "NVLink data CRC errors.", func(x s) big { return x.NVLinkDataErrors }),
+		counter("DCGM_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL", "NVLink retries.", func(x s) big { return x.NVLinkReplays }),
+		counter("DCGM_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL", "NVLink recovery errors.", func(x s) big { return x.NVLinkRecoveries }),
+		counter("pangaea_gpu_nvlink_sent_kib", "Data sent over NVLink in KiB.", func(x s) big { return x.NVLinkSent }),
+		counter("pangaea_gpu_nvlink_received_kib", "Data received over NVLink in KiB.", func(x s) big { return x.NVLinkReceived }),
+	}
+}
+
+// activity is there from Hopper on.
+func activity() []metric {
+	return []metric{
+		gauge("DCGM_FI_PROF_GR_ENGINE_ACTIVE", "Ratio of time the graphics engine is active.", 100, func(x s) real { return x.Graphics }),
+		gauge("DCGM_FI_PROF_SM_ACTIVE", "Ratio of cycles an SM has at least 1 warp assigned.", 100, func(x s) real { return x.SM }),
+		gauge("DCGM_FI_PROF_SM_OCCUPANCY", "Ratio of warps resident on an SM.", 100, func(x s) real { return x.Occupancy }),
+		gauge("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE", "Ratio of cycles the tensor pipes are active.", 100, func(x s) real { return x.Tensor }),
+		gauge("DCGM_FI_PROF_DRAM_ACTIVE", "Ratio of cycles the memory interface is active.", 100, func(x s) real { return x.DRAM }),
+		gauge("DCGM_FI_PROF_PIPE_FP64_ACTIVE", "Ratio of cycles the fp64 pipes are active.", 100, func(x s) real { return x.FP64 }),
+		gauge("DCGM_FI_PROF_PIPE_FP32_ACTIVE", "Ratio of cycles the fp32 pipes are active.", 100, func(x s) real { return x.FP32 }),
+		gauge("DCGM_FI_PROF_PIPE_FP16_ACTIVE", "Ratio of cycles the fp16 pipes are active.", 100, func(x s) real { return x.FP16 }),
+		gauge("DCGM_FI_PROF_PCIE_TX_BYTES", "Data sent over PCIe (in bytes per second).", 1, func(x s) real { return x.PCIeSentRate }),
+		gauge("DCGM_FI_PROF_PCIE_RX_BYTES", "Data received over PCIe (in bytes per second).", 1, func(x s) real { return x.PCIeReceivedRate }),
+		gauge("DCGM_FI_PROF_NVLINK_TX_BYTES", "Data sent over NVLink (in bytes per second).", 1, func(x s) real { return x.NVLinkSentRate }),
+		gauge("DCGM_FI_PROF_NVLINK_RX_BYTES", "Data received over NVLink (in bytes per second).", 1, func(x s) real { return x.NVLinkReceivedRate }),
 	}
 }
 
@@ -101,7 +182,25 @@ func Text(gpus []GPU) []byte {
 }
 
 func labels(g GPU) string {
-	pairs := [][2]string{{"UUID", g.UUID}, {"modelName", g.Model}, {"pci_bus_id", g.BusID}, {"alloc_id", g.AllocID}, {"task", g.Task}, {"namespace", g.Namespace}, {"job_id", g.JobID}, {"reason", g.Reason}}
+	index, device := "", ""
+	if g.Index >= 0 {
+		index = strconv.Itoa(g.Index)
+		device = "nvidia" + index
+	}
+	pairs := [][2]string{
+		{"gpu", index},
+		{"UUID", g.UUID},
+		{"modelName", g.Model},
+		{"pci_bus_id", g.BusID},
+		{"device", device},
+		{"GPU_I_PROFILE", g.Profile},
+		{"DCGM_FI_DRIVER_VERSION", g.Driver},
+		{"alloc_id", g.AllocID},
+		{"task", g.Task},
+		{"namespace", g.Namespace},
+		{"job_id", g.JobID},
+		{"reason", g.Reason},
+	}
 	var words []string
 	for _, p := range pairs {
 		if p[1] != "" {

@@ -13,15 +13,15 @@ import (
 func TestText(t *testing.T) {
 	text := string(Text([]GPU{
 		{
-			UUID: "GPU-a", Model: "NVIDIA L4", BusID: "0000:1b:00.0", Healthy: true, AllocID: "1a2b", Task: "train", Namespace: "team", JobID: "model",
+			UUID: "GPU-a", Model: "NVIDIA L4", BusID: "0000:1b:00.0", Driver: "570.1", Profile: "1g.10gb", Healthy: true, AllocID: "1a2b", Task: "train", Namespace: "team", JobID: "model",
 			Sample: nvml.Sample{
 				Power: nvml.Of[uint32](71500), MemoryTotal: nvml.Of[uint64](100 * mib), MemoryUsed: nvml.Of[uint64](30 * mib),
 				MemoryReserved: nvml.Of[uint64](10 * mib),
 			},
 		},
-		{UUID: "GPU-b", Reason: `it said "no"` + "\nand \\ left", LastXid: 79},
+		{UUID: "GPU-b", Index: -1, Reason: `it said "no"` + "\nand \\ left", LastXid: 79},
 	}))
-	const a = `{UUID="GPU-a",modelName="NVIDIA L4",pci_bus_id="0000:1b:00.0",alloc_id="1a2b",task="train",namespace="team",job_id="model"} `
+	const a = `{gpu="0",UUID="GPU-a",modelName="NVIDIA L4",pci_bus_id="0000:1b:00.0",device="nvidia0",GPU_I_PROFILE="1g.10gb",DCGM_FI_DRIVER_VERSION="570.1",alloc_id="1a2b",task="train",namespace="team",job_id="model"} `
 	const b = `{UUID="GPU-b",reason="it said \"no\"\nand \\ left"} `
 	for _, want := range []string{
 		"# TYPE pangaea_gpu_healthy gauge\n", "pangaea_gpu_healthy" + a + "1\n", "pangaea_gpu_healthy" + b + "0\n",

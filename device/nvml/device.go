@@ -9,9 +9,11 @@ import (
 
 // Device is the handle of one GPU or MIG instance. Only the goroutine that owns its trace may call it.
 type Device struct {
-	lib    *Library
-	handle nvml.Device
-	trace  *Trace
+	lib         *Library
+	handle      nvml.Device
+	trace       *Trace
+	parent      nvml.Device // of a MIG instance
+	gpuInstance int         // its number there
 }
 
 // Identity is who a GPU is. UUID is always there.
@@ -19,7 +21,6 @@ type Identity struct {
 	UUID  string
 	Name  Reading[string]
 	BusID Reading[string] // as sysfs writes it: 0000:1b:00.0
-	Minor Reading[int]
 }
 
 // reader runs calls of one device and gathers those that fail.
@@ -39,31 +40,38 @@ func read[T any](r *reader, symbol string, call func() (T, nvml.Return)) Reading
 	if ret == nvml.SUCCESS {
 		return known(v, true)
 	}
-	if !harmless(ret) {
-		r.failures = append(r.failures, Failure{Call: symbol, Code: Code(ret)})
-	}
+	r.fail(symbol, ret)
 	return Reading[T]{}
 }
 
-// Identity asks who the GPU is; it fails only when the UUID cannot be had.
-func (d Device) Identity() (Identity, []Failure, error) {
-	var id Identity
+// fail writes down that a call failed, unless that is harmless.
+func (r *reader) fail(symbol string, ret nvml.Return) {
+	if !harmless(ret) {
+		r.failures = append(r.failures, Failure{Call: symbol, Code: Code(ret)})
+	}
+}
+
+// UUID asks which GPU this is.
+func (d Device) UUID() (string, error) {
 	d.trace.begin("nvmlDeviceGetUUID")
 	uuid, ret := d.handle.GetUUID()
 	d.trace.end()
 	if ret != nvml.SUCCESS {
-		return id, nil, Failure{Call: "nvmlDeviceGetUUID", Code: Code(ret)}
+		return "", Failure{Call: "nvmlDeviceGetUUID", Code: Code(ret)}
 	}
 	if !wellFormed(uuid) {
-		return id, nil, fmt.Errorf("the driver gives it the UUID %q, which is none", uuid)
+		return "", fmt.Errorf("the driver gives it the UUID %q, which is none", uuid)
 	}
+	return uuid, nil
+}
+
+// Identity asks who the GPU with this UUID is besides.
+func (d Device) Identity(uuid string) (Identity, []Failure) {
 	r := &reader{device: d}
-	id.UUID = uuid
-	id.Name = read(r, "nvmlDeviceGetName", d.handle.GetName)
-	id.Minor = read(r, "nvmlDeviceGetMinorNumber", d.handle.GetMinorNumber)
+	id := Identity{UUID: uuid, Name: read(r, "nvmlDeviceGetName", d.handle.GetName)}
 	// Unlike for the others go-nvml picks the newest version there is, so that any of them will do.
 	id.BusID = d.busID(r)
-	return id, r.failures, nil
+	return id, r.failures
 }
 
 // wellFormed tells whether a UUID can be an ID in Nomad's hands and part of a variable's name.
@@ -126,7 +134,8 @@ func (d Device) Instances() (instances []Device, ok bool, failures []Failure) {
 	for i := range most.Value {
 		mig := read(r, "nvmlDeviceGetMigDeviceHandleByIndex", func() (nvml.Device, nvml.Return) { return d.handle.GetMigDeviceHandleByIndex(i) })
 		if mig.OK {
-			instances = append(instances, Device{lib: d.lib, handle: mig.Value, trace: d.trace})
+			number := read(r, "nvmlDeviceGetGpuInstanceId", mig.Value.GetGpuInstanceId)
+			instances = append(instances, Device{lib: d.lib, handle: mig.Value, trace: d.trace, parent: d.handle, gpuInstance: number.Value})
 		}
 	}
 	return instances, true, r.failures

@@ -1,7 +1,8 @@
 // Package nvml reads GPUs through NVIDIA's management library and is the only package that touches it.
 //
 // It answers in four depths, each one call sequence on one GPU: [Device.Identity] (who is it), [Device.Traits] (what can
-// it do), [Device.Vitals] (is it well) and [Device.Sample] (what is it doing). Every value is a [Reading], which may be
+// it do), [Device.Vitals] (is it well) and [Sampler.Sample] (what is it doing). What can be is asked in batches of field values:
+// a call may cost the driver from ten microseconds to ten milliseconds. Every value is a [Reading], which may be
 // absent; every failure is a [Failure], which names the call. A GPU that does not support a call is not sick, and a GPU
 // that fails one never hides what another can tell.
 //

@@ -13,8 +13,8 @@ import (
 type Library struct {
 	api     nvml.Interface
 	path    string
-	symbols sync.Map // name to bool
-	mu      sync.Mutex
+	mu      sync.RWMutex
+	symbols map[string]bool
 	loaded  fileID
 }
 
@@ -35,7 +35,7 @@ func New(path string) *Library {
 	if path != "" {
 		opts = append(opts, nvml.WithLibraryPath(path))
 	}
-	return &Library{api: nvml.New(opts...), path: path}
+	return &Library{api: nvml.New(opts...), path: path, symbols: make(map[string]bool)}
 }
 
 // Open loads and initialises the library.
@@ -135,11 +135,15 @@ func (l *Library) Device(index int, t *Trace) (Device, error) {
 
 // has tells whether the loaded library has a function; calling one that it lacks would end the process.
 func (l *Library) has(symbol string) bool {
-	known, ok := l.symbols.Load(symbol)
-	if ok {
-		return known.(bool)
+	l.mu.RLock()
+	has, known := l.symbols[symbol]
+	l.mu.RUnlock()
+	if known {
+		return has
 	}
-	has := l.api.Extensions().LookupSymbol(symbol) == nil
-	l.symbols.Store(symbol, has)
+	has = l.api.Extensions().LookupSymbol(symbol) == nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.symbols[symbol] = has
 	return has
 }

@@ -49,11 +49,12 @@ func TestIdentityAndTraits(t *testing.T) {
 	must.Eq(t, Machine{DriverVersion: "570.86.15", CUDAVersion: 12080, Count: 2}, m)
 	d, err := lib.Device(1, &trace)
 	must.NoError(t, err)
-	id, failures, err := d.Identity()
+	uuid, err := d.UUID()
 	must.NoError(t, err)
+	id, failures := d.Identity(uuid)
 	must.SliceEmpty(t, failures)
-	must.Eq(t, Identity{UUID: s.GPUs[1].UUID, Name: Of("NVIDIA L4"), BusID: Of("0000:2b:00.0"), Minor: Of(1)}, id)
-	traits, failures := d.Traits()
+	must.Eq(t, Identity{UUID: s.GPUs[1].UUID, Name: Of("NVIDIA L4"), BusID: Of("0000:2b:00.0")}, id)
+	traits, failures := d.Traits(Traits{})
 	must.SliceEmpty(t, failures)
 	must.Eq(t, Of[uint64](23034<<20), traits.Memory)
 	must.Eq(t, Of("ada"), traits.Architecture)
@@ -102,7 +103,7 @@ func TestFailuresNameTheirCall(t *testing.T) {
 func TestMissingSymbolsAreAbsent(t *testing.T) {
 	lib := open(t, nvmlsim.Host("x", nvmlsim.H100SXM(), 1))
 	for _, symbol := range []string{"nvmlDeviceGetTemperature", "nvmlDeviceGetFieldValues", "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlEventSetWait_v2"} {
-		lib.symbols.Store(symbol, false)
+		lib.symbols[symbol] = false
 	}
 	var trace Trace
 	d, err := lib.Device(0, &trace)
@@ -116,7 +117,7 @@ func TestMissingSymbolsAreAbsent(t *testing.T) {
 
 func TestTraceTellsTheCall(t *testing.T) {
 	s := nvmlsim.Host("x", nvmlsim.L4(), 1)
-	s.GPUs[0].Faults = []nvmlsim.Fault{{Call: "nvmlDeviceGetTemperatureThreshold", DelayMS: 300}}
+	s.GPUs[0].Faults = []nvmlsim.Fault{{Call: "nvmlDeviceGetMemoryInfo_v2", DelayMS: 300}}
 	lib := open(t, s)
 	var trace Trace
 	d, err := lib.Device(0, &trace)
@@ -127,7 +128,7 @@ func TestTraceTellsTheCall(t *testing.T) {
 	for {
 		c := trace.Current()
 		if c != nil && time.Since(c.Since) > 50*time.Millisecond {
-			must.Eq(t, "nvmlDeviceGetTemperatureThreshold", c.Name)
+			must.Eq(t, "nvmlDeviceGetMemoryInfo_v2", c.Name)
 			break
 		}
 	}

@@ -3,6 +3,7 @@ package nvml
 import (
 	"encoding/hex"
 	"fmt"
+	"slices"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 )
@@ -13,6 +14,7 @@ type Traits struct {
 	ComputeMajor, ComputeMinor   Reading[int]
 	Architecture                 Reading[string]
 	PowerLimit                   Reading[uint32]
+	SlowdownAt                   Reading[uint32] // °C at which the hardware throttles
 	CoreClock, MemoryClock       Reading[uint32]
 	PCIeGeneration, PCIeWidth    Reading[int]
 	ECC, MIG                     Reading[bool]
@@ -24,19 +26,21 @@ type Traits struct {
 	NVLinkSwitch                 bool            // some of them to a switch
 	NVLinkRemotes                []string        // bus IDs of the GPUs that the others lead to
 	NumaNode                     Reading[int]    // only where the GPU's memory is a node; else sysfs knows
+
+	links []bool // by number: active or not
 }
 
 // maxLinks is above what any GPU has (NVLINK_MAX_LINKS is 18).
 const maxLinks = 18
 
-// Traits asks for all of them.
-func (d Device) Traits() (Traits, []Failure) {
+// Traits asks for all of them, except for where NVLinks lead that are active as before: that takes two calls a link.
+func (d Device) Traits(before Traits) (Traits, []Failure) {
 	r := &reader{device: d}
 	var t Traits
 	d.readMemory(r, &t)
 	d.readCompute(r, &t)
 	d.readModes(r, &t)
-	d.readLinks(r, &t)
+	d.readLinks(r, &t, before)
 	return t, r.failures
 }
 
@@ -86,6 +90,9 @@ func (d Device) readCompute(r *reader, t *Traits) {
 	if !t.PowerLimit.OK {
 		t.PowerLimit = read(r, "nvmlDeviceGetPowerManagementLimit", d.handle.GetPowerManagementLimit)
 	}
+	t.SlowdownAt = read(r, "nvmlDeviceGetTemperatureThreshold", func() (uint32, nvml.Return) {
+		return d.handle.GetTemperatureThreshold(nvml.TEMPERATURE_THRESHOLD_SLOWDOWN)
+	})
 	t.CoreClock = read(r, "nvmlDeviceGetMaxClockInfo", func() (uint32, nvml.Return) { return d.handle.GetMaxClockInfo(nvml.CLOCK_SM) })
 	t.MemoryClock = read(r, "nvmlDeviceGetMaxClockInfo", func() (uint32, nvml.Return) { return d.handle.GetMaxClockInfo(nvml.CLOCK_MEM) })
 	t.PCIeGeneration = read(r, "nvmlDeviceGetMaxPcieLinkGeneration", d.handle.GetMaxPcieLinkGeneration)
@@ -120,25 +127,39 @@ func enabled(state Reading[nvml.EnableState]) Reading[bool] {
 	return Reading[bool]{state.Value == nvml.FEATURE_ENABLED, state.OK}
 }
 
-func (d Device) readLinks(r *reader, t *Traits) {
+func (d Device) readLinks(r *reader, t *Traits, before Traits) {
 	active := 0
 	for link := range maxLinks {
 		state := read(r, "nvmlDeviceGetNvLinkState", func() (nvml.EnableState, nvml.Return) { return d.handle.GetNvLinkState(link) })
 		if !state.OK {
 			break
 		}
-		if state.Value == nvml.FEATURE_ENABLED {
+		on := state.Value == nvml.FEATURE_ENABLED
+		t.links = append(t.links, on)
+		if on {
 			active++
-			d.readRemote(r, link, t)
 		}
 	}
 	if active == 0 {
 		return
 	}
+	if slices.Equal(t.links, before.links) {
+		t.NVLinkSwitch, t.NVLinkRemotes = before.NVLinkSwitch, before.NVLinkRemotes
+	} else {
+		d.readRemotes(r, t)
+	}
 	t.NVLinkPeers = Of(active)
 	fabric := read(r, "nvmlDeviceGetGpuFabricInfo", d.handle.GetGpuFabricInfo)
 	if fabric.OK && fabric.Value.State == nvml.GPU_FABRIC_STATE_COMPLETED {
 		t.NVLinkClique = Of(fmt.Sprintf("%s.%d", hex.EncodeToString(fabric.Value.ClusterUuid[:]), fabric.Value.CliqueId))
+	}
+}
+
+func (d Device) readRemotes(r *reader, t *Traits) {
+	for link, on := range t.links {
+		if on {
+			d.readRemote(r, link, t)
+		}
 	}
 }
 

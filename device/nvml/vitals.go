@@ -1,17 +1,12 @@
 package nvml
 
-import (
-	"encoding/binary"
-	"math"
-
-	"github.com/NVIDIA/go-nvml/pkg/nvml"
-)
+import "github.com/NVIDIA/go-nvml/pkg/nvml"
 
 // Vitals is what tells a sick GPU from a well one.
 type Vitals struct {
 	Failures       []Failure // calls that failed, this round's harmless ones left out
 	Temperature    Reading[uint32]
-	SlowdownAt     Reading[uint32] // the temperature at which the hardware throttles
+	SlowdownAt     Reading[uint32] // a trait, which the caller knows
 	ClockReasons   Reading[uint64] // NVML's bit set of why clocks are low
 	Uncorrectable  Reading[uint64] // ECC errors since the driver was loaded or the GPU reset
 	RemapPending   Reading[bool]
@@ -32,21 +27,13 @@ const (
 func (d Device) Vitals() Vitals {
 	r := &reader{device: d}
 	var v Vitals
-	v.Temperature = read(r, "nvmlDeviceGetTemperature", func() (uint32, nvml.Return) { return d.handle.GetTemperature(nvml.TEMPERATURE_GPU) })
-	v.SlowdownAt = read(r, "nvmlDeviceGetTemperatureThreshold", func() (uint32, nvml.Return) {
-		return d.handle.GetTemperatureThreshold(nvml.TEMPERATURE_THRESHOLD_SLOWDOWN)
-	})
+	v.Temperature = d.temperature(r)
 	v.ClockReasons = read(r, "nvmlDeviceGetCurrentClocksThrottleReasons", d.handle.GetCurrentClocksThrottleReasons)
-	v.Uncorrectable = read(r, "nvmlDeviceGetTotalEccErrors", func() (uint64, nvml.Return) {
-		return d.handle.GetTotalEccErrors(nvml.MEMORY_ERROR_TYPE_UNCORRECTED, nvml.VOLATILE_ECC)
-	})
-	remap := read(r, "nvmlDeviceGetRemappedRows", func() ([2]bool, nvml.Return) {
-		_, _, pending, failed, ret := d.handle.GetRemappedRows()
-		return [2]bool{pending, failed}, ret
-	})
-	v.RemapPending, v.RemapFailed = Reading[bool]{remap.Value[0], remap.OK}, Reading[bool]{remap.Value[1], remap.OK}
-	v.RetirePending = enabled(read(r, "nvmlDeviceGetRetiredPagesPendingStatus", d.handle.GetRetiredPagesPendingStatus))
-	v.RecoveryAction = d.field(r, nvml.FI_DEV_GET_GPU_RECOVERY_ACTION)
+	f := d.fields(r, nvml.FI_DEV_ECC_DBE_VOL_TOTAL, nvml.FI_DEV_REMAPPED_PENDING, nvml.FI_DEV_REMAPPED_FAILURE, nvml.FI_DEV_RETIRED_PENDING,
+		nvml.FI_DEV_GET_GPU_RECOVERY_ACTION)
+	v.Uncorrectable, v.RecoveryAction = f[nvml.FI_DEV_ECC_DBE_VOL_TOTAL], f[nvml.FI_DEV_GET_GPU_RECOVERY_ACTION]
+	v.RemapPending, v.RemapFailed = some(f[nvml.FI_DEV_REMAPPED_PENDING]), some(f[nvml.FI_DEV_REMAPPED_FAILURE])
+	v.RetirePending = some(f[nvml.FI_DEV_RETIRED_PENDING])
 	v.Memory = d.memory(r)
 	processes, failures := d.Processes()
 	v.Processes = processes
@@ -54,39 +41,7 @@ func (d Device) Vitals() Vitals {
 	return v
 }
 
-// field reads one field value as an unsigned number.
-func (d Device) field(r *reader, id uint32) Reading[uint64] {
-	return read(r, "nvmlDeviceGetFieldValues", func() (uint64, nvml.Return) {
-		values := []nvml.FieldValue{{FieldId: id}}
-		ret := d.handle.GetFieldValues(values)
-		if ret == nvml.SUCCESS {
-			ret = nvml.Return(values[0].NvmlReturn)
-		}
-		v, ok := fieldNumber(values[0])
-		if ret == nvml.SUCCESS && !ok {
-			ret = nvml.ERROR_NO_DATA
-		}
-		return v, ret
-	})
-}
-
-// fieldNumber takes the number out of the union; its type says how much of it is meant. ok is false for what is no count
-// of anything: NaN, less than nothing, more than fits.
-func fieldNumber(v nvml.FieldValue) (number uint64, ok bool) {
-	bits := binary.NativeEndian.Uint64(v.Value[:])
-	low := binary.NativeEndian.Uint32(v.Value[:4])
-	switch nvml.ValueType(v.ValueType) {
-	case nvml.VALUE_TYPE_DOUBLE:
-		d := math.Float64frombits(bits)
-		return uint64(d), d >= 0 && d < math.MaxInt64
-	case nvml.VALUE_TYPE_UNSIGNED_INT:
-		return uint64(low), low != math.MaxUint32
-	case nvml.VALUE_TYPE_SIGNED_INT:
-		return uint64(low), int32(low) >= 0
-	case nvml.VALUE_TYPE_SIGNED_LONG_LONG:
-		return bits, int64(bits) >= 0
-	case nvml.VALUE_TYPE_UNSIGNED_SHORT:
-		return uint64(binary.NativeEndian.Uint16(v.Value[:2])), true
-	}
-	return bits, true
+// some tells whether a count is above nothing.
+func some(count Reading[uint64]) Reading[bool] {
+	return Reading[bool]{Value: count.Value > 0, OK: count.OK}
 }

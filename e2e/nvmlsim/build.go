@@ -34,7 +34,7 @@ func Build(ctx context.Context, dir string) (string, error) {
 	lib := filepath.Join(dir, "libnvidia-ml.so.1")
 	src := filepath.Join(dir, "csrc")
 	args := []string{"-O1", "-fPIC", "-shared", "-Wl,-soname,libnvidia-ml.so.1", "-I" + include, "-o", lib + ".new"}
-	for _, name := range []string{"state.c", "readings.c", "calls.c", "events.c", "stubs.c"} {
+	for _, name := range []string{"state.c", "readings.c", "calls.c", "fields.c", "gpm.c", "events.c", "stubs.c"} {
 		args = append(args, filepath.Join(src, name))
 	}
 	err = gcc(ctx, append(args, "-ldl", "-lpthread")...)

@@ -209,11 +209,29 @@ func (m Model) activity(g *GPU) {
 	g.Set("PcieReplayCounter", 0)
 	g.Set("CurrentClocksEventReasons", 1)
 	g.Set("CurrentClocksThrottleReasons", 1)
+	m.counters(g)
+}
+
+// counters are what is read as field values, and what units do.
+func (m Model) counters(g *GPU) {
 	if m.Links > 0 {
-		g.Set("FieldValue.138", 0)
-		g.Set("FieldValue.139", 0)
+		for _, total := range []int{38, 45, 52, 59, 138, 139} { // NVLink's errors and throughput
+			g.Set(fmt.Sprintf("FieldValue.%d", total), 0)
+		}
+	}
+	for policy := 74; policy <= 79; policy++ {
+		g.Set(fmt.Sprintf("FieldValue.%d", policy), 0)
+	}
+	if m.Arch == archHopper || m.Arch == archBlackwell && m.MIG {
+		g.Set("GpmSupport", 1)
+		for _, metric := range []int{1, 2, 3, 5, 10, 11, 12, 13, 20, 21, 60, 61} {
+			g.Set(fmt.Sprintf("Gpm.%d", metric), 0)
+		}
 	}
 	if m.ECC {
 		g.Set("FieldValue.82", 40)
+		for _, corrected := range []int{7, 9, 11} { // of the caches and the memory
+			g.Set(fmt.Sprintf("FieldValue.%d", corrected), 0)
+		}
 	}
 }

@@ -67,6 +67,7 @@ type MIG struct {
 	Profile   string // 1g.10gb
 	MemoryMiB int
 	GI, CI    int
+	SMPercent float64 // activity of its multiprocessors
 }
 
 // Set changes a reading; several values are written one after another.
@@ -167,6 +168,9 @@ func (m MIG) write(b *bytes.Buffer, g *GPU) {
 	total := strconv.Itoa(m.MemoryMiB << 20)
 	fmt.Fprintf(b, "mig %s\nUUID %s\nName %s MIG %s\n", m.UUID, m.UUID, g.Readings["Name"], m.Profile)
 	fmt.Fprintf(b, "MemoryInfo %s %s 0\nGpuInstanceId %d\nComputeInstanceId %d\nAttributes 16 1 1 %d\n", total, total, m.GI, m.CI, m.MemoryMiB)
+	if m.SMPercent > 0 {
+		fmt.Fprintf(b, "Gpm.2 %g\n", m.SMPercent)
+	}
 	for _, same := range []string{"CudaComputeCapability", "Architecture"} {
 		fmt.Fprintf(b, "%s %s\n", same, g.Readings[same])
 	}

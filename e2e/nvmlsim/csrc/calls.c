@@ -229,20 +229,15 @@ nvmlReturn_t nvmlDeviceGetGpuFabricInfoV(nvmlDevice_t d, nvmlGpuFabricInfoV_t *f
     LEAVE(fabric(sec, f->clusterUuid, &f->cliqueId, &f->state));
 }
 
-/* FieldValues: "FieldValue.<id> <number>", or "d<number>" for one of type double, nan included. */
-nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int n, nvmlFieldValue_t *values) {
-    ENTER("nvmlDeviceGetFieldValues", H(d));
-    for (int i = 0; i < n; i++) {
-        char key[32];
-        snprintf(key, sizeof key, "FieldValue.%u", values[i].fieldId);
-        const char *v = sim_get(sec, key, 0);
-        values[i].nvmlReturn = v == NULL ? NVML_ERROR_NOT_SUPPORTED : NVML_SUCCESS;
-        values[i].valueType = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
-        values[i].value.ullVal = v == NULL ? 0 : strtoull(v, NULL, 10);
-        if (v != NULL && *v == 'd') {
-            values[i].valueType = NVML_VALUE_TYPE_DOUBLE;
-            values[i].value.dVal = strtod(v + 1, NULL);
-        }
+/* GridLicensableFeatures: "<licensed>", of a virtual GPU. */
+nvmlReturn_t nvmlDeviceGetGridLicensableFeatures_v4(nvmlDevice_t d, nvmlGridLicensableFeatures_t *f) {
+    ENTER("nvmlDeviceGetGridLicensableFeatures_v4", H(d));
+    const char *v = sim_get(sec, "GridLicensableFeatures", 0);
+    memset(f, 0, sizeof *f);
+    if (v != NULL) {
+        f->isGridLicenseSupported = f->licensableFeaturesCount = 1;
+        f->gridLicensableFeatures[0].featureCode = NVML_GRID_LICENSE_FEATURE_CODE_VGPU;
+        f->gridLicensableFeatures[0].featureState = strtoul(v, NULL, 10);
     }
     LEAVE(SIM_OK);
 }

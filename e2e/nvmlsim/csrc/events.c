@@ -3,9 +3,12 @@
 #include "nvml.h"
 #include "sim.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #define MAX_MEMBERS 128
 
@@ -86,14 +89,36 @@ static int poll_once(const char *fn, struct set *s, nvmlEventData_t *out) {
     return code;
 }
 
+static long now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* As with the real driver, whoever waits costs nothing: it sleeps until the state changes. */
+static void wait_change(int fd, long ms) {
+    if (fd < 0) {
+        sim_sleep_ms(ms < 20 ? ms : 20);
+        return;
+    }
+    char events[4096];
+    struct pollfd p = {fd, POLLIN, 0};
+    if (poll(&p, 1, (int)ms) > 0)
+        while (read(fd, events, sizeof events) > 0) {
+        }
+}
+
 static nvmlReturn_t wait_for(const char *fn, nvmlEventSet_t set, nvmlEventData_t *out, unsigned int ms) {
-    struct set *s = as_set(&set);
+    int fd = ms > 0 ? sim_watch() : -1;
+    long until = now_ms() + ms;
     for (;;) {
-        int code = poll_once(fn, s, out);
-        if (code != SIM_TIMEOUT || ms == 0) return (nvmlReturn_t)code;
-        unsigned int step = ms < 20 ? ms : 20;
-        sim_sleep_ms(step);
-        ms -= step;
+        int code = poll_once(fn, as_set(&set), out);
+        long left = until - now_ms();
+        if (code != SIM_TIMEOUT || left <= 0) {
+            if (fd >= 0) close(fd);
+            return (nvmlReturn_t)code;
+        }
+        wait_change(fd, left);
     }
 }
 

@@ -37,6 +37,9 @@ struct sim_section *sim_system(void);
 
 int sim_init(const char *fn);
 int sim_shutdown(void);
+
+/* sim_watch is an inotify descriptor that becomes readable when the state file changes, or -1. */
+int sim_watch(void);
 void sim_sleep_ms(long ms);
 
 #endif

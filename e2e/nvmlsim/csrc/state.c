@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -340,4 +341,21 @@ int sim_shutdown(void) {
     if (inits > 0) inits--;
     pthread_mutex_unlock(&lock);
     return code;
+}
+
+int sim_watch(void) {
+    char dir[4096];
+    pthread_mutex_lock(&lock);
+    load();
+    snprintf(dir, sizeof dir, "%s", from_trailer ? "" : live_path);
+    pthread_mutex_unlock(&lock);
+    char *slash = strrchr(dir, '/');
+    if (slash == NULL) return -1;
+    *slash = 0;
+    int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    if (fd >= 0 && inotify_add_watch(fd, dir, IN_MOVED_TO | IN_DELETE | IN_CLOSE_WRITE) < 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
 }
