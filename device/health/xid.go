@@ -48,8 +48,11 @@ func classify(xid uint64) (class, string) {
 		94:  {application, "contained ECC error"},      // hits only the program that read it; the remap is read from the GPU
 		95:  {reset, "uncontained ECC error"},
 		109: {application, "context switch timeout"},
+		110: {reset, "security fault"},
 		119: {reset, "GSP firmware error"},
 		120: {reset, "GSP firmware error"},
+		121: {application, "corrected error of the link to the CPU"},
+		137: {application, "access to a peer's memory that is not its own"},
 		140: {reset, "unrecovered ECC error"},
 		143: {reset, "GPU initialisation failed"},
 		154: {reset, "recovery action needed"},
