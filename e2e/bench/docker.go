@@ -13,7 +13,7 @@ func startDocker(ctx context.Context, bin, program string) (*engine, error) {
 		return nil, fmt.Errorf("cannot find runsc: %w", err)
 	}
 	e := &engine{name: "docker", leaves: []string{
-		"/sys/fs/cgroup/*/docker/*", "/sys/fs/cgroup/*/docker", "/etc/docker/key.json", "/etc/docker", "/run/docker/plugins", "/run/docker",
+		cgroups + "*/docker", "/etc/docker/key.json", "/etc/docker", "/run/docker/plugins", "/run/docker",
 	}}
 	return e, e.start(ctx, bin, program, func(dir string) []string {
 		return []string{

@@ -19,7 +19,7 @@ const clientConfig = `
 log_level = "TRACE"
 client {
   options {
-    "driver.allowlist" = "runc,exec,raw_exec,docker"
+    "driver.allowlist" = "runc,exec,raw_exec,docker,podman"
   }
   chroot_env {
     "/bin/busybox" = "/bin/busybox"
@@ -62,7 +62,7 @@ func Driver(ctx context.Context, o Options) (report Report, err error) {
 		return report, fmt.Errorf("cannot find runsc: %w", err)
 	}
 	nomad, err := node.Start(ctx, node.Options{
-		Bin: o.Bin, Client: clientConfig + peers.clientConfig(), Driver: fmt.Sprintf("runtime %q {\n path = %q\n kind = \"runsc\"\n}", "runsc", runsc),
+		Bin: o.Bin, Plugins: peers.plugins, Client: clientConfig + peers.clientConfig(), Driver: fmt.Sprintf("runtime %q {\n path = %q\n kind = \"runsc\"\n}", "runsc", runsc),
 	})
 	if err != nil {
 		return report, err

@@ -13,10 +13,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"pangaea/driver/image/rootfs"
+	"pangaea/e2e/node"
 )
 
 // engine is the daemon of a peer, of the bench's own, so that the machine's, if there is one, is left alone. It never
@@ -28,7 +30,12 @@ type engine struct {
 	done chan struct{}
 	// leaves are patterns of what the daemon makes elsewhere and did not find there.
 	leaves []string
+	// prepare, if set, writes configuration into the daemon's directory and returns environment.
+	prepare func(dir string) ([]string, error)
 }
+
+// cgroups is where the daemons make cgroups of theirs.
+const cgroups = "/sys/fs/cgroup/"
 
 // peerDir is where e2e/tools/peers puts the programs of other engines, below the directory of ours.
 const peerDir = "peers"
@@ -97,6 +104,11 @@ func (e *engine) run(bin, program string, arguments func(dir string) []string) (
 	// Ctrl-C must reach only the bench, which ends the daemon after its containers.
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	e.cmd.Env, err = peerEnvironment(bin)
+	if err == nil && e.prepare != nil {
+		var env []string
+		env, err = e.prepare(e.dir)
+		e.cmd.Env = append(e.cmd.Env, env...)
+	}
 	if err != nil {
 		return err
 	}
@@ -145,6 +157,14 @@ func (e *engine) stop() error {
 		<-e.done
 		err = fmt.Errorf("%s did not end and was killed; see what it has left below %s", e.name, e.dir)
 	}
+	// What failed to start may run on: it has the directory, which is nobody else's, in its command line.
+	left, leftErr := naming(e.dir + "/")
+	for _, p := range left {
+		leftErr = errors.Join(leftErr, syscall.Kill(p.PID, syscall.SIGKILL))
+	}
+	if leftErr != nil {
+		err = errors.Join(err, fmt.Errorf("cannot end what %s has left: %w", e.name, leftErr))
+	}
 	// Removal must not walk into what is mounted.
 	unmountErr := rootfs.UnmountAll(e.dir)
 	if unmountErr != nil {
@@ -153,7 +173,11 @@ func (e *engine) stop() error {
 	for _, pattern := range e.leaves {
 		found, _ := filepath.Glob(pattern)
 		for _, path := range found {
-			err = errors.Join(err, os.Remove(path))
+			remove := os.Remove
+			if strings.HasPrefix(path, cgroups) {
+				remove = node.RemoveCgroup
+			}
+			err = errors.Join(err, remove(path))
 		}
 	}
 	return errors.Join(err, os.RemoveAll(e.dir))

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"pangaea/e2e/node"
 )
@@ -12,6 +14,7 @@ import (
 type peers struct {
 	all     []*peer
 	missing []string // and how to get them
+	plugins []string // programs that Nomad needs for them
 }
 
 // peer is an engine that runs, and what Nomad calls the driver for it.
@@ -24,17 +27,36 @@ type peer struct {
 
 // startPeers starts those that there are. Whatever it returns is to be stopped.
 func startPeers(ctx context.Context, bin string) (*peers, error) {
-	p := &peers{}
-	program := findPeer(bin, "dockerd")
-	if program == "" {
-		p.missing = append(p.missing, "docker: there is no dockerd; make bench-driver PEERS=docker gets it from Debian")
-		return p, nil
+	p := &peers{missing: []string{"containerd: its Nomad driver, Roblox's, is not in the Go module proxy"}}
+	for _, known := range []struct {
+		program string
+		start   func(ctx context.Context, bin, program string) (*engine, error)
+		config  func(*engine) string
+		plugin  string // that Nomad needs for it
+		peer    peer
+	}{
+		{"dockerd", startDocker, dockerConfig, "", peer{driver: docker(), lacks: "user namespace, network namespace (but has one under runsc)"}},
+		{"podman", startPodman, podmanConfig, podmanDriver, peer{
+			driver: podman(), lacks: "user namespace, network namespace; its driver is 0.4.1, the newest that the module proxy has",
+		}},
+	} {
+		name := known.peer.driver.name
+		program, plugin := findPeer(bin, known.program), filepath.Join(bin, known.plugin)
+		_, err := os.Stat(plugin)
+		if program == "" || err != nil {
+			p.missing = append(p.missing, name+": it is not there; make bench-driver PEERS="+name+" gets it")
+			continue
+		}
+		e, err := known.start(ctx, bin, program)
+		if err != nil {
+			return p, err
+		}
+		known.peer.engine, known.peer.config = e, known.config(e)
+		p.all = append(p.all, &known.peer)
+		if known.plugin != "" {
+			p.plugins = append(p.plugins, plugin)
+		}
 	}
-	e, err := startDocker(ctx, bin, program)
-	if err != nil {
-		return p, err
-	}
-	p.all = append(p.all, &peer{engine: e, driver: docker(), config: dockerConfig(e), lacks: "user namespace, network namespace (but has one under runsc)"})
 	return p, nil
 }
 

@@ -25,8 +25,12 @@ const usage = `Usage: dev [-bin DIR] [-json FILE] [-only TEXT] demo | dev | benc
   bench         measure on a pool; see make bench
   bench-driver  measure the driver beside its peers on one node; see make bench-driver
 
+  -bin DIR      where the programs are, and the peers' below DIR/peers; default bin
   -json FILE    where the benches also write every single value
-  -only TEXT    of bench-driver, measure only what has this text in its name
+  -only TEXT    of bench-driver, measure only what has this text in its name: StartTask, network, runsc, stop,
+                alloc exec, 100 tasks, idle tasks or pull
+
+Through make: make bench-driver PEERS="docker podman" ONLY=pull JSON=figures.json
 `
 
 func main() {

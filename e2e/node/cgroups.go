@@ -45,24 +45,24 @@ func (p *cgroupParents) release(allocs []string) error {
 		for _, pattern := range []string{"/*/nomad/*/" + id + "*", "/*/nomad/" + id + "*", "/nomad.slice/*/" + id + "*"} {
 			dirs, _ := filepath.Glob(cgroupRoot + pattern)
 			for _, dir := range dirs {
-				err = errors.Join(err, removeTree(dir))
+				err = errors.Join(err, RemoveCgroup(dir))
 			}
 		}
 	}
 	alone := syscall.Flock(int(p.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil
 	if alone && !p.before {
 		for _, dir := range nomadCgroups() {
-			_ = removeTree(dir) // another Nomad may have come to use it
+			_ = RemoveCgroup(dir) // another Nomad may have come to use it
 		}
 	}
 	return errors.Join(err, p.lock.Close())
 }
 
-// removeTree removes a cgroup and those in it. The kernel says EBUSY for a moment after the last process has died.
-func removeTree(dir string) error {
+// RemoveCgroup removes a cgroup and those in it. The kernel says EBUSY for a moment after the last process has died.
+func RemoveCgroup(dir string) error {
 	children, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
 	for _, child := range children {
-		err := removeTree(filepath.Dir(child))
+		err := RemoveCgroup(filepath.Dir(child))
 		if err != nil {
 			return err
 		}

@@ -135,6 +135,15 @@ func (n *Node) configure(ctx context.Context) error {
 			return fmt.Errorf("cannot install %s: %w", plugin, err)
 		}
 	}
+	for _, plugin := range n.options.Plugins {
+		path, err := filepath.Abs(plugin)
+		if err == nil {
+			err = os.Symlink(path, filepath.Join(n.Dir, "plugins", filepath.Base(path)))
+		}
+		if err != nil {
+			return fmt.Errorf("cannot install %s: %w", plugin, err)
+		}
+	}
 	root, library := "", filepath.Join(n.Dir, "no-gpus")
 	if len(n.options.GPUs.GPUs) > 0 {
 		root = filepath.Join(n.Dir, "driver-root")

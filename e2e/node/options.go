@@ -19,6 +19,8 @@ type Options struct {
 	GPUs nvmlsim.State
 	// Programs are names below e2e/images to build and offer in the node's registry as NAME:1.
 	Programs []string
+	// Plugins are programs of other plugins.
+	Plugins []string
 	// Server and Client are more configuration of the agents, in HCL; Nomad merges it with ours.
 	Server, Client string
 	// Driver and Device are more options for the plugins' config blocks, in HCL. In Device, AGENT stands for the
