@@ -122,17 +122,18 @@ func withPool(ctx context.Context, bin string, out io.Writer, v verb) (err error
 	return v.do(ctx, pool, out)
 }
 
-// report prints what a bench measured as one table and writes it to a file if there is one.
+// report prints what a bench measured as one table and writes it to a file if there is one: also what it has measured
+// before it failed with err.
 func report(out io.Writer, found bench.Report, json string, err error) error {
-	if err != nil {
+	if err != nil && len(found.Rows) == 0 {
 		return err
 	}
 	fmt.Fprintln(out)
-	err = bench.Print(out, found, "exec")
-	if err != nil || json == "" {
-		return err
+	err = errors.Join(err, bench.Print(out, found, "exec"))
+	if json != "" {
+		err = errors.Join(err, bench.WriteJSON(json, found))
 	}
-	return bench.WriteJSON(json, found)
+	return err
 }
 
 // wait leaves the pool up until the user has had enough.
