@@ -129,20 +129,9 @@ func (n *Node) configure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, plugin := range []string{"pangaea-driver", "pangaea-device"} {
-		err = os.Symlink(filepath.Join(n.Dir, "bin", "pangaea"), filepath.Join(n.Dir, "plugins", plugin))
-		if err != nil {
-			return fmt.Errorf("cannot install %s: %w", plugin, err)
-		}
-	}
-	for _, plugin := range n.options.Plugins {
-		path, err := filepath.Abs(plugin)
-		if err == nil {
-			err = os.Symlink(path, filepath.Join(n.Dir, "plugins", filepath.Base(path)))
-		}
-		if err != nil {
-			return fmt.Errorf("cannot install %s: %w", plugin, err)
-		}
+	err = n.linkPlugins()
+	if err != nil {
+		return err
 	}
 	root, library := "", filepath.Join(n.Dir, "no-gpus")
 	if len(n.options.GPUs.GPUs) > 0 {
@@ -157,6 +146,26 @@ func (n *Node) configure(ctx context.Context) error {
 		}
 	}
 	return n.writeConfig(root, library)
+}
+
+// linkPlugins offers our program under the names of its two plugins, and those of others.
+func (n *Node) linkPlugins() error {
+	own := filepath.Join(n.Dir, "bin", "pangaea")
+	links := map[string]string{"pangaea-driver": own, "pangaea-device": own}
+	for _, plugin := range n.options.Plugins {
+		path, err := filepath.Abs(plugin)
+		if err != nil {
+			return fmt.Errorf("cannot install %s: %w", plugin, err)
+		}
+		links[filepath.Base(path)] = path
+	}
+	for name, program := range links {
+		err := os.Symlink(program, filepath.Join(n.Dir, "plugins", name))
+		if err != nil {
+			return fmt.Errorf("cannot install %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 func (n *Node) writeConfig(driverRoot, library string) error {
