@@ -133,7 +133,8 @@ func (s *soak) live(w *task, f fate) {
 	}()
 	struck.Wait()
 	if started {
-		w.awaitLife(1)
+		lives := w.livesAgain(1)
+		w.eventually("it lives", func() bool { return lives() || w.givenUp() })
 		if f.then != nil {
 			f.then()
 		}

@@ -113,14 +113,20 @@ func (w *task) lives() []life {
 // awaitLife waits until there have been as many copies, and the last one has shown a sign of life since now.
 func (w *task) awaitLife(copies int) {
 	w.t.Helper()
+	w.eventually(fmt.Sprintf("copy %d lives", copies), w.livesAgain(copies))
+}
+
+// livesAgain makes what says whether there have been as many copies, the last of them with a sign of life since now.
+func (w *task) livesAgain(copies int) func() bool {
+	w.t.Helper()
 	var before int64
 	if all := w.lives(); len(all) >= copies {
 		before = all[len(all)-1].end
 	}
-	w.eventually(fmt.Sprintf("copy %d lives", copies), func() bool {
+	return func() bool {
 		all := w.lives()
 		return len(all) >= copies && all[len(all)-1].end > before
-	})
+	}
 }
 
 // awaitStarted waits until a copy that Nomad knows of lives: one that it does not know may live before, and is ended.
