@@ -9,6 +9,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"pangaea/driver/egress"
+	"pangaea/driver/thread"
 )
 
 // The operator's policy holds in the networks of groups of the namespaces that it names, from before the task runs and
@@ -52,7 +53,7 @@ func TestRootPolicedGroup(t *testing.T) {
 			cfg := group.join(w.task(t, sh("sleep 600")))
 			cfg.Namespace = "pool-1"
 			handle := w.start(t, cfg)
-			egress.OnThrowawayThread(func() {
+			thread.Throwaway(func() {
 				must.NoError(t, egress.Enter("/run/netns/"+group.group))
 				conn, err := nftables.New()
 				must.NoError(t, err)

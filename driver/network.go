@@ -16,6 +16,7 @@ import (
 
 	"pangaea/driver/egress"
 	"pangaea/driver/sandbox"
+	"pangaea/driver/thread"
 )
 
 // joinNetwork decides on the task's network: that of its group, if Nomad made one; the host's, if the job asks and the
@@ -45,7 +46,7 @@ func enterNetwork(dir, netns string, sysctls map[string]string) (netip.Addr, err
 		return netip.Addr{}, fmt.Errorf("cannot make a place for sysfs: %w", err)
 	}
 	var address netip.Addr
-	egress.OnThrowawayThread(func() { address, err = enterHere(place, netns, sysctls) })
+	thread.Throwaway(func() { address, err = enterHere(place, netns, sysctls) })
 	return address, err
 }
 

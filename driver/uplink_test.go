@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pangaea/driver/egress"
+	"pangaea/driver/thread"
 )
 
 func TestEgressOptions(t *testing.T) {
@@ -121,7 +122,7 @@ func greet(t *testing.T, name string) {
 	t.Helper()
 	var listener net.Listener
 	var err error
-	egress.OnThrowawayThread(func() {
+	thread.Throwaway(func() {
 		err = egress.Enter("/run/netns/" + name)
 		if err == nil {
 			listener, err = net.Listen("tcp4", "0.0.0.0:8080")

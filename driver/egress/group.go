@@ -9,6 +9,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/thread"
 )
 
 // group is a network of Nomad's that is policed.
@@ -62,7 +64,7 @@ func (n *Network) follow(h host) {
 }
 
 func (n *Network) wallIn(path string, h host) (err error) {
-	OnThrowawayThread(func() {
+	thread.Throwaway(func() {
 		err = Enter(path)
 		if err != nil {
 			return

@@ -12,6 +12,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/thread"
 )
 
 // inside is the name of a task's interface in its own namespace.
@@ -47,7 +49,7 @@ var hostSettings = map[string]string{
 func (n *Network) make(h host) (*Namespace, error) {
 	ns := &Namespace{}
 	var err error
-	OnThrowawayThread(func() { err = ns.open(n, h) })
+	thread.Throwaway(func() { err = ns.open(n, h) })
 	if err == nil {
 		err = n.connect(ns, h)
 	}

@@ -17,6 +17,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/thread"
 )
 
 // The world of these tests is made of network namespaces. The process that runs a test stands in one of its own, which
@@ -81,7 +83,7 @@ func newPlace(t *testing.T) *place {
 	t.Helper()
 	p := &place{t: t}
 	var err error
-	OnThrowawayThread(func() {
+	thread.Throwaway(func() {
 		err = unix.Unshare(unix.CLONE_NEWNET)
 		if err != nil {
 			return
@@ -114,7 +116,7 @@ func of(t *testing.T, ns *Namespace) *place {
 // do runs f on a thread in the place.
 func (p *place) do(f func()) {
 	var err error
-	OnThrowawayThread(func() {
+	thread.Throwaway(func() {
 		err = unix.Setns(int(p.file.Fd()), unix.CLONE_NEWNET)
 		if err == nil {
 			f()

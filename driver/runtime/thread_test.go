@@ -10,11 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestOnOwnThread(t *testing.T) {
-	want := errors.New("from there")
+// What it starts is started on a thread that ends, and its error is told.
+func TestInCpusetRunsOnOwnThread(t *testing.T) {
+	dir, want := t.TempDir(), errors.New("from there")
 	for range 50 {
 		thread := 0
-		err := onOwnThread(func() error { thread = unix.Gettid(); return want })
+		err := inCpuset(dir, func() error { thread = unix.Gettid(); return want })
 		must.ErrorIs(t, err, want)
 		must.NotEq(t, os.Getpid(), thread)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/nomad/api"
 
 	"pangaea/driver/egress"
+	"pangaea/driver/thread"
 	"pangaea/e2e/node"
 )
 
@@ -100,7 +101,7 @@ func world() (remove func() error, err error) {
 			return remove, err
 		}
 	}
-	egress.OnThrowawayThread(func() {
+	thread.Throwaway(func() {
 		err = egress.Enter("/run/netns/" + name)
 		if err == nil {
 			err = greet("0.0.0.0")

@@ -1,4 +1,5 @@
-package egress
+// Package thread runs what changes a thread for ever on a thread that ends afterwards.
+package thread
 
 import (
 	"runtime"
@@ -6,10 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OnThrowawayThread runs f, which changes its thread's namespaces, on a thread that ends afterwards, and waits for it: a
+// Throwaway runs f, which changes its thread's namespaces or cgroups, on a thread that ends afterwards, and waits for it: a
 // thread that is not unlocked ends with its goroutine. The process's first thread never does, and would stand for the
 // whole process in the task's network, and keep that from going; so it is held while another one is used.
-func OnThrowawayThread(f func()) {
+func Throwaway(f func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -18,7 +19,7 @@ func OnThrowawayThread(f func()) {
 			f()
 			return
 		}
-		OnThrowawayThread(f)
+		Throwaway(f)
 		runtime.UnlockOSThread()
 	}()
 	<-done

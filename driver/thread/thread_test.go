@@ -1,4 +1,4 @@
-package egress
+package thread
 
 import (
 	"os"
@@ -12,7 +12,7 @@ import (
 func TestThrowawayThreadIsNeverTheFirst(t *testing.T) {
 	for range 300 {
 		thread := 0
-		OnThrowawayThread(func() { thread = unix.Gettid() })
+		Throwaway(func() { thread = unix.Gettid() })
 		must.NotEq(t, os.Getpid(), thread)
 	}
 }
