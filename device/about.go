@@ -2,12 +2,15 @@ package device
 
 import (
 	"context"
+	"errors"
+	"os"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/plugins"
 	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/device"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -19,9 +22,28 @@ const (
 	deviceType = device.DeviceTypeGPU
 )
 
-// Serve speaks Nomad's plugin protocol until Nomad ends it.
+// Serve speaks Nomad's plugin protocol until Nomad ends it, or ends itself.
 func Serve() {
+	go endWith(os.Getppid())
 	plugins.ServeCtx(func(ctx context.Context, logger hclog.Logger) any { return New(ctx, logger) })
+}
+
+// endWith ends this process when the client that started it has ended. Nomad never takes up a device plugin of an earlier
+// client: it has it end, and looks only once a second whether it has, before it restores its tasks.
+func endWith(client int) {
+	fd, err := unix.PidfdOpen(client, 0)
+	if err != nil {
+		return // Nomad will have to end it
+	}
+	for {
+		_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+		if err == nil {
+			os.Exit(0)
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
 }
 
 func pluginInfo() *base.PluginInfoResponse {
@@ -47,7 +69,9 @@ func configSchema() *hclspec.Spec {
 		"allow_replicas":        hclspec.NewAttr("allow_replicas", "number", false),
 		"allow_residue":         hclspec.NewAttr("allow_residue", "bool", false),
 		"sharing": hclspec.NewBlock("sharing", false, hclspec.NewObject(map[string]*hclspec.Spec{
-			"mode": hclspec.NewAttr("mode", "string", false),
+			"mode":           hclspec.NewAttr("mode", "string", false),
+			"pipe_directory": hclspec.NewAttr("pipe_directory", "string", false),
+			"mount":          hclspec.NewAttr("mount", "bool", false),
 		})),
 		"group_by":        hclspec.NewAttr("group_by", "string", false),
 		"control_dir":     hclspec.NewAttr("control_dir", "string", false),

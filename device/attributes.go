@@ -33,6 +33,9 @@ func attributes(u unit, m nvml.Machine) map[string]*structs.Attribute {
 	if t.Memory.OK && t.MemoryReserved.OK && t.MemoryReserved.Value <= t.Memory.Value {
 		all["memory_usable"] = whole((t.Memory.Value-t.MemoryReserved.Value)/mib, structs.UnitMiB)
 	}
+	if t.Unified {
+		all["unified_memory"] = structs.NewBoolAttribute(true)
+	}
 	if t.ComputeMajor.OK {
 		all["compute_capability"] = structs.NewFloatAttribute(float64(t.ComputeMajor.Value*10+t.ComputeMinor.Value)/10, "")
 	}
@@ -48,6 +51,7 @@ func attributes(u unit, m nvml.Machine) map[string]*structs.Attribute {
 	put(all, "nvlink_clique", u.place.NVLink, structs.NewStringAttribute)
 	if u.replicas > 0 {
 		all["replicas"] = count(u.replicas)
+		all["sharing_strategy"] = structs.NewStringAttribute(u.strategy())
 	}
 	if u.profile != "" {
 		all["mig_profile"] = structs.NewStringAttribute(u.profile)

@@ -34,19 +34,22 @@ func TestAttributesOfProducts(t *testing.T) {
 		want  string
 	}{
 		{nvmlsim.H100SXM(), `architecture=hopper bar1=131072MiB compute_capability=9 cores=16896 cores_clock=1980MHz cuda_version=12.8
-			display_state=Disabled driver_version=570.86.15 ecc=true memory=81559MiB memory_bus_width=5120 memory_clock=2619MHz
+			display_state=Disabled driver_version=570.86.15 ecc=true healthy=1 memory=81559MiB memory_bus_width=5120 memory_clock=2619MHz
 			memory_usable=80959MiB mig=false numa_node=0 nvlink_clique=%s.0 nvlink_peers=18 pci_bandwidth=63008MB/s pci_generation=5
 			pci_width=16 persistence_mode=Enabled power=700W`},
 		{nvmlsim.RTX4090(), `architecture=ada bar1=32768MiB compute_capability=8.9 cores=16384 cores_clock=3105MHz cuda_version=12.8
-			display_state=Disabled driver_version=570.86.15 memory=24564MiB memory_bus_width=384 memory_clock=10501MHz
+			display_state=Disabled driver_version=570.86.15 healthy=1 memory=24564MiB memory_bus_width=384 memory_clock=10501MHz
 			memory_usable=23964MiB numa_node=0 pci_bandwidth=31504MB/s pci_generation=4 pci_width=16 persistence_mode=Enabled power=450W`},
-		// Memory, BAR1, power and ECC are not supported: absent, and the GPU is there all the same.
+		// Memory is the machine's. BAR1, power and ECC are not supported: absent, and the GPU is there all the same.
 		{nvmlsim.GB10(), `architecture=blackwell compute_capability=12.1 cores=6144 cores_clock=3003MHz cuda_version=12.8
-			display_state=Disabled driver_version=570.86.15 numa_node=0 pci_bandwidth=63008MB/s pci_generation=5 pci_width=16 persistence_mode=Enabled`},
+			display_state=Disabled driver_version=570.86.15 healthy=1 memory=122880MiB numa_node=0 pci_bandwidth=63008MB/s pci_generation=5 pci_width=16
+			persistence_mode=Enabled unified_memory=true`},
 	}
 	for _, c := range cases {
 		t.Run(c.model.Name, func(t *testing.T) {
 			r := newRig(t, nvmlsim.Host("attributes", c.model, 1))
+			r.monitor.host.Proc = t.TempDir()
+			must.NoError(t, os.WriteFile(filepath.Join(r.monitor.host.Proc, "meminfo"), []byte("MemTotal:       125829120 kB\nMemFree: 1 kB\n"), 0o644))
 			got := attributesOf(t, r)
 			var words []string
 			for _, key := range slices.Sorted(maps.Keys(got)) {
@@ -99,6 +102,18 @@ func TestAttributesChange(t *testing.T) {
 	got := attributesOf(t, r)
 	must.Eq(t, "200W", got["power"])
 	must.MapNotContainsKey(t, got, "persistence_mode", must.Sprint("they differ"))
+}
+
+// Memory is the machine's only where the driver says that the GPU has none: neither when it may not tell, nor when it fails.
+func TestMemoryThatIsNotTold(t *testing.T) {
+	for _, code := range []int{4, 13, 999} {
+		s := nvmlsim.Host("not told", nvmlsim.L4(), 1)
+		for _, call := range []string{"nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMemoryInfo_v2"} {
+			s.GPUs[0].Faults = append(s.GPUs[0].Faults, nvmlsim.Fault{Call: call, Code: code})
+		}
+		got := attributesOf(t, newRig(t, s))
+		must.MapNotContainsKeys(t, got, []string{"memory", "unified_memory"}, must.Sprint(code))
+	}
 }
 
 // A driver that says it keeps more than there is must not make a GPU that fits every job.

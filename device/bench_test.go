@@ -23,8 +23,9 @@ func benchRig(b *testing.B) *monitor {
 	ctx, cancel := context.WithCancel(context.Background())
 	m := newMonitor(Config{Enabled: true, LibraryPath: library, ControlDir: b.TempDir()}.understand(), hclog.NewNullLogger(), func(string) {})
 	m.session.worker = startWorker(ctx)
+	m.watchFor = shortWatch
 	b.Cleanup(func() {
-		m.stopWatchers()
+		m.endWatchers()
 		cancel()
 		m.session.shut()
 	})

@@ -36,12 +36,19 @@ type Config struct {
 
 // Sharing is how tasks share a GPU where allow_replicas lets them.
 type Sharing struct {
-	Mode string `codec:"mode"` // "time-sliced": they take turns
+	Mode          string `codec:"mode"`           // "time-sliced": they take turns; "mps": at once, by CUDA's multi-process service
+	PipeDirectory string `codec:"pipe_directory"` // /tmp/nvidia-mps: where the operator's MPS control daemon is found, with "mps" only
+	Mount         bool   `codec:"mount"`          // false: reservations mount it for drivers that heed that, with "mps" only; see the package's comment on volumes
 }
 
-// noMPS is why CUDA's multi-process service is no mode; see the package's comment.
-const noMPS = `not offered: sharing mode "mps" is refused, because MPS serves one user ID at a time, or everybody as root, and each task here has user IDs of its own; ` +
-	`"time-sliced" shares a GPU by turns, MIG by hardware`
+// mpsClients is how clients find the MPS control daemon.
+type mpsClients struct {
+	dir   string
+	mount bool
+}
+
+// defaultPipeDirectory is MPS's own.
+const defaultPipeDirectory = "/tmp/nvidia-mps"
 
 // Owner is when the machine's owner wants its GPUs for himself.
 type Owner struct {
@@ -64,6 +71,7 @@ type settings struct {
 	hangAfter   time.Duration
 	groupBy     string
 	replicas    int
+	mps         *mpsClients // nil when replicas take turns
 	metrics     string
 
 	allowResidue bool
@@ -130,15 +138,37 @@ func (c Config) understand() settings {
 	return s
 }
 
-// understandSharing offers nothing rather than less than was meant: with MPS the memory of each would be bounded.
+// understandSharing offers nothing rather than less than was meant: with MPS the memory of each is bounded.
 func (s *settings) understandSharing(sharing *Sharing) {
-	switch {
-	case sharing == nil || sharing.Mode == "" || sharing.Mode == "time-sliced":
-	case sharing.Mode == "mps":
-		s.closed = noMPS
-	default:
-		s.closed = fmt.Sprintf(`not offered until the plugin's sharing block is right: mode is "time-sliced", not %q`, sharing.Mode)
+	if sharing == nil {
+		return
 	}
+	problem := ""
+	switch sharing.Mode {
+	case "mps":
+		problem = s.understandMPS(*sharing)
+	case "", "time-sliced":
+		if sharing.PipeDirectory != "" || sharing.Mount {
+			problem = `pipe_directory and mount are of mode "mps" alone`
+		}
+	default:
+		problem = fmt.Sprintf(`mode is "time-sliced" or "mps", not %q`, sharing.Mode)
+	}
+	if problem != "" {
+		s.closed = "not offered until the plugin's sharing block is right: " + problem
+	}
+}
+
+func (s *settings) understandMPS(sharing Sharing) (problem string) {
+	dir := filepath.Clean(cmp.Or(sharing.PipeDirectory, defaultPipeDirectory))
+	switch {
+	case s.replicas < 2:
+		return fmt.Sprintf(`mode "mps" needs allow_replicas of 2 to %d, how many tasks share each GPU`, mostReplicas)
+	case !filepath.IsAbs(dir) || dir == "/":
+		return fmt.Sprintf("pipe_directory %q is no absolute path of a directory; MPS's own is %s", sharing.PipeDirectory, defaultPipeDirectory)
+	}
+	s.mps = &mpsClients{dir: dir, mount: sharing.Mount}
+	return ""
 }
 
 // understandMetrics warns of an address that others can reach: whoever asks learns whose tasks run here, unasked who

@@ -17,6 +17,7 @@ import (
 // Configuration is read as Nomad reads it, by the schema. Nothing in it is ever an error: what cannot be read has its
 // default and a warning, or closes the offer.
 func TestConfig(t *testing.T) {
+	const sharingWrong = "not offered until the plugin's sharing block is right: "
 	defaults := settings{
 		enabled: true, control: control.Default, holders: holder.Default, ignored: map[string]bool{}, period: 1500 * time.Millisecond, hangAfter: 10 * time.Second,
 		limits: health.Limits{RecoverAfter: 3, StrainAfter: time.Minute},
@@ -50,11 +51,35 @@ func TestConfig(t *testing.T) {
 		{"shared by less than none", `allow_replicas = -1`, func(*settings) {}, 1},
 		{"shared by turns", `sharing { mode = "time-sliced" }`, func(*settings) {}, 0},
 		{"shared as by default", `sharing {}`, func(*settings) {}, 0},
-		{"shared by MPS", `sharing { mode = "mps" }`, func(s *settings) {
-			s.closed = `not offered: sharing mode "mps" is refused, because MPS serves one user ID at a time, or everybody as root, and each task here has user IDs of its own; "time-sliced" shares a GPU by turns, MIG by hardware`
+		{"shared by MPS", "allow_replicas = 2\nsharing {\n mode = \"mps\" \n}", func(s *settings) {
+			s.replicas, s.mps = 2, &mpsClients{dir: "/tmp/nvidia-mps"}
+		}, 0},
+		{"shared by MPS elsewhere", "allow_replicas = 48\nsharing {\n mode = \"mps\" \n pipe_directory = \"/run/mps/\" \n mount = true \n}", func(s *settings) {
+			s.replicas, s.mps = 48, &mpsClients{dir: "/run/mps", mount: true}
+		}, 0},
+		{"shared by MPS among nobody", `sharing { mode = "mps" }`, func(s *settings) {
+			s.closed = sharingWrong + `mode "mps" needs allow_replicas of 2 to 48, how many tasks share each GPU`
+		}, 0},
+		{"shared by MPS with oneself", "allow_replicas = 1\nsharing {\n mode = \"mps\" \n}", func(s *settings) {
+			s.replicas, s.closed = 1, sharingWrong+`mode "mps" needs allow_replicas of 2 to 48, how many tasks share each GPU`
+		}, 0},
+		{"shared by MPS among too many", "allow_replicas = 49\nsharing {\n mode = \"mps\" \n}", func(s *settings) {
+			s.closed = sharingWrong + `mode "mps" needs allow_replicas of 2 to 48, how many tasks share each GPU`
+		}, 1},
+		{"shared by MPS somewhere", "allow_replicas = 2\nsharing {\n mode = \"mps\" \n pipe_directory = \"nvidia-mps\" \n}", func(s *settings) {
+			s.replicas, s.closed = 2, sharingWrong+`pipe_directory "nvidia-mps" is no absolute path of a directory; MPS's own is /tmp/nvidia-mps`
+		}, 0},
+		{"shared by MPS everywhere", "allow_replicas = 2\nsharing {\n mode = \"mps\" \n pipe_directory = \"/tmp/..\" \n}", func(s *settings) {
+			s.replicas, s.closed = 2, sharingWrong+`pipe_directory "/tmp/.." is no absolute path of a directory; MPS's own is /tmp/nvidia-mps`
+		}, 0},
+		{"shared by turns with a daemon", `sharing { pipe_directory = "/tmp/nvidia-mps" }`, func(s *settings) {
+			s.closed = sharingWrong + `pipe_directory and mount are of mode "mps" alone`
+		}, 0},
+		{"shared by turns with a mount", "sharing {\n mode = \"time-sliced\" \n mount = true \n}", func(s *settings) {
+			s.closed = sharingWrong + `pipe_directory and mount are of mode "mps" alone`
 		}, 0},
 		{"shared otherwise", `sharing { mode = "MPS" }`, func(s *settings) {
-			s.closed = `not offered until the plugin's sharing block is right: mode is "time-sliced", not "MPS"`
+			s.closed = sharingWrong + `mode is "time-sliced" or "mps", not "MPS"`
 		}, 0},
 		{"holds elsewhere", `holds_dir = "/run/h"`, func(s *settings) { s.holders = "/run/h" }, 0},
 		{"holds nowhere", `holds_dir = "h"`, func(*settings) {}, 1},
@@ -101,7 +126,7 @@ func TestConfig(t *testing.T) {
 func comparable(s settings) map[string]any {
 	return map[string]any{
 		"enabled": s.enabled, "path": s.libraryPath, "ignored": s.ignored, "period": s.period, "hang": s.hangAfter,
-		"group": s.groupBy, "replicas": s.replicas, "metrics": s.metrics, "limits": s.limits, "idle": s.owner.IdleAfter, "names": s.owner.Names, "ignore": s.owner.Ignore, "closed": s.closed, "evict": s.evict, "reclaim": s.owner.ReclaimFile, "control": s.control, "holders": s.holders, "nomad": s.nomad,
+		"group": s.groupBy, "replicas": s.replicas, "mps": s.mps, "metrics": s.metrics, "limits": s.limits, "idle": s.owner.IdleAfter, "names": s.owner.Names, "ignore": s.owner.Ignore, "closed": s.closed, "evict": s.evict, "reclaim": s.owner.ReclaimFile, "control": s.control, "holders": s.holders, "nomad": s.nomad,
 	}
 }
 

@@ -13,17 +13,47 @@
 // The machine's owner speaks to the plugin through package control: "pangaea gpu" writes reclaims there, and the plugin a
 // status of every GPU that needs no Nomad to read.
 //
-// Reserve returns environment variables and nothing else. Nomad loses devices and mounts when a task restarts after its
-// agent did, and lets a plugin's mounts wipe the task's volumes; variables survive and reach the driver where a task cannot forge them.
+// Reserve returns environment variables, and nothing else but where MPS shares a GPU. Nomad loses devices and mounts when a task
+// restarts after its agent did, and lets a plugin's mounts wipe the task's volumes; variables survive and reach the driver where a
+// task cannot forge them.
 //
 // Whose a device is, the plugin reads where Pangaea's driver notes it (package holder): Nomad does not tell.
 //
-// Tasks share a GPU by turns (allow_replicas), or a GPU that is split by hardware (MIG). CUDA's multi-process service (MPS),
-// which would bound each one's memory and cores, is refused. It serves the clients of one user ID and lets those of another
-// wait until they have all gone; each task of Pangaea's driver has user IDs of its own, so that no two would ever share. In its
-// multi-user mode all clients count as root's, of a server that runs as root on the host, outside every sandbox, and NVIDIA
-// says to use it only where users need no isolation from each other and from root. A client's fault on the GPU ends the
-// others', and nothing makes a tenant's program be a client at all.
+// # Sharing
+//
+// Tasks share a GPU by turns (allow_replicas), a GPU that is split by hardware (MIG), or at once by CUDA's multi-process service:
+//
+//	allow_replicas = 4
+//	sharing {
+//	  mode           = "mps"
+//	  pipe_directory = "/tmp/nvidia-mps"
+//	}
+//
+// MPS is for tasks of other drivers (docker, exec, raw_exec) whose processes run as one user. Its server serves the clients of
+// one user ID and lets those of another wait until they have all gone, and each task of Pangaea's driver has user IDs of its own,
+// so that no two would ever share: that driver refuses such a grant. In MPS's multi-user mode all clients count as root's, of a
+// server outside every sandbox, and NVIDIA says to use it only where users need no isolation from each other and from root.
+//
+// The operator starts the control daemon as root on the host, puts the GPUs into the compute mode EXCLUSIVE_PROCESS, in which
+// whoever is no client gets no context, and has the daemon's program on the PATH of Nomad's client. The plugin starts no daemon.
+// It tells each one that it finds the bounds of a share, memory/N and 100/N percent of the threads, for the server to enforce;
+// until that is done, while no daemon runs, and in another compute mode, the shares are unhealthy, with what to run. It reads
+// the percentage back; a daemon that hangs later, or that somebody else tells other bounds, it does not notice.
+//
+// What MPS does not do:
+//   - A client's fault on the GPU ends the work of the others.
+//   - The bounds hold for each process. A task of several has each one's.
+//   - Of 48 clients of a GPU the next is turned away, however few tasks they are of.
+//   - It keeps nobody's data from others as sandboxes do; and this plugin can't tell namespaces apart for drivers other than
+//     ours. Share so among those who trust each other.
+//   - MIG devices are not shared by it (nor by NVIDIA's Kubernetes plugin), nor are GPUs before Volta.
+//
+// With mount = true reservations carry the pipe directory as a mount too, which docker heeds (such tasks need ipc_mode = "host"
+// as well, as NVIDIA asks), exec does, and raw_exec does not need. Nomad 1.11.3 starts a task the first time with a device
+// plugin's mounts in the place of those of its volume_mount blocks, and after a restart of its client without the plugin's. So
+// leave it off where jobs use both, and have them mount it themselves.
+//
+// Nothing of MPS was ever run on hardware.
 //
 // Constructors and SetConfig do no I/O: Nomad starts every plugin several times at boot and gives up on any error.
 package device

@@ -46,3 +46,23 @@ func TestMetricsOfShares(t *testing.T) {
 		must.StrContains(t, w.Body.String(), fmt.Sprintf(`pangaea_gpu_healthy{gpu="0",UUID="%s::%d",modelName="NVIDIA L4 shared",pci_bus_id="0000:1b:00.0",device="nvidia0",DCGM_FI_DRIVER_VERSION="570.86.15"%s} 1`, s.GPUs[0].UUID, n, labels))
 	}
 }
+
+// A MIG instance under another driver is its own processes' task's, not its neighbour's; and it tells its own part of BAR1.
+func TestMIGInstancesTellTheirOwn(t *testing.T) {
+	s := nvmlsim.Host("mig tasks", nvmlsim.A100PCIe40GB(), 1)
+	s.GPUs[0].Set("MigMode", 1, 1)
+	s.GPUs[0].Processes = []nvmlsim.Process{{Kind: "compute", PID: 77}}
+	s.GPUs[0].MIG = []nvmlsim.MIG{
+		{UUID: "MIG-a", Profile: "1g.5gb", MemoryMiB: 4864, GI: 7, BAR1MiB: 8191},
+		{UUID: "MIG-b", Profile: "1g.5gb", MemoryMiB: 4864, GI: 8, BAR1MiB: 8191, Processes: s.GPUs[0].Processes},
+	}
+	r := newRig(t, s)
+	r.monitor.host.Proc = t.TempDir()
+	process(t, r.monitor.host.Proc, 77, "python", taskCgroup)
+	must.Eq(t, "8191MiB", attributesOf(t, r)["bar1"])
+	tasks := make(map[string]string)
+	for _, u := range r.monitor.published.Load().units {
+		tasks[u.id] = u.task.AllocID
+	}
+	must.Eq(t, map[string]string{"MIG-a": "", "MIG-b": someAlloc}, tasks)
+}

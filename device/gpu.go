@@ -36,10 +36,11 @@ type gpu struct {
 	residues map[string]*residue // the same, of MIG instances by UUID
 	lastXid  uint64
 
-	judge   health.Judge
-	claim   owner.Claim
-	claimed string           // why its owner wants it now, "" when he does not
-	reclaim *control.Reclaim // his explicit word
+	judge     health.Judge
+	claim     owner.Claim
+	claimed   string           // why its owner wants it now, "" when he does not
+	unbounded string           // why MPS does not bound its shares, "" when it does or is not to
+	reclaim   *control.Reclaim // his explicit word
 
 	samplers map[string]*nvml.Sampler // of its units by ID, as long as the library stays open
 
@@ -48,7 +49,7 @@ type gpu struct {
 }
 
 // meet takes in what a look found out, except for its health.
-func (g *gpu) meet(p probe, now time.Time, sys string) {
+func (g *gpu) meet(p probe, now time.Time, sys, proc string) {
 	g.index, g.device, g.live = p.index, p.device, true
 	if p.id.Name.OK {
 		g.name = modelName(p.id.Name.Value)
@@ -64,6 +65,9 @@ func (g *gpu) meet(p probe, now time.Time, sys string) {
 		g.settled = len(p.vitals.Failures) == 0
 		if g.settled || g.traitsAt.IsZero() {
 			g.traits, g.traitsAt = p.traits, now
+			if g.traits.Unified {
+				g.traits.Memory = machineMemory(proc)
+			}
 		}
 		if !g.numa.OK {
 			g.numa = p.traits.NumaNode
@@ -95,8 +99,11 @@ func (g *gpu) meetInstances(p probe) {
 // judgeProbe decides whether the GPU is offered: sickness first, then its owner's wishes.
 func (g *gpu) judgeProbe(p probe, s settings, host owner.Host, now time.Time) {
 	g.users = host.Users(p.vitals.Processes)
+	for i := range g.instances {
+		g.instances[i].users = host.Users(g.instances[i].processes)
+	}
 	p.vitals.SlowdownAt = g.traits.SlowdownAt
-	v := g.judge.Examine(p.vitals, now, g.examineResidues(p, host, s, now))
+	v := g.judge.Examine(p.vitals, now, g.examineResidues(p, s, now))
 	g.claimed = g.claim.Reason(s.owner, g.uuid, g.users, now)
 	switch {
 	case !v.Healthy:
@@ -111,7 +118,7 @@ func (g *gpu) judgeProbe(p probe, s settings, host owner.Host, now time.Time) {
 }
 
 // examineResidues looks at what tenants left, on the card or on each of its instances.
-func (g *gpu) examineResidues(p probe, host owner.Host, s settings, now time.Time) string {
+func (g *gpu) examineResidues(p probe, s settings, now time.Time) string {
 	if s.allowResidue {
 		return ""
 	}
@@ -130,8 +137,7 @@ func (g *gpu) examineResidues(p probe, host owner.Host, s settings, now time.Tim
 			c = new(residue)
 			g.residues[in.id.UUID] = c
 		}
-		users := host.Users(in.processes)
-		what, left := c.look(users, owner.Hidden(in.processes, users), in.memory)
+		what, left := c.look(in.users, owner.Hidden(in.processes, in.users), in.memory)
 		in.left = whenAlone(what, s)
 		dirt := c.judge(what, left, now)
 		if dirt != "" && in.broken == "" {
@@ -161,6 +167,9 @@ func (g *gpu) wanted() string {
 func (g *gpu) broken(reason string) {
 	g.verdict = g.judge.Broken(reason)
 	g.users, g.claimed = nil, ""
+	for i := range g.instances {
+		g.instances[i].users = nil
+	}
 }
 
 // units are what Nomad may hand out of this card: itself, or its instances in MIG mode.
@@ -182,7 +191,8 @@ func (g *gpu) units(w *worker) []unit {
 		u.id, u.name, u.device, u.profile = i.id.UUID, modelName(i.id.Name.Value), i.device, i.profile()
 		u.sampler = g.sampler(u.id)
 		u.traits.Memory, u.traits.MemoryReserved, u.left = i.memory.Total, i.memory.Reserved, i.left
-		u.traits.BAR1, u.traits.Cores = nvml.Reading[uint64]{}, nvml.Reading[int]{}
+		u.traits.BAR1, u.traits.Cores = i.bar1, nvml.Reading[int]{}
+		u.task = firstTask(i.users)
 		if i.broken != "" && u.healthy {
 			u.healthy, u.reason, u.live = false, i.broken, false
 		}
@@ -199,6 +209,21 @@ func (g *gpu) sampler(id string) *nvml.Sampler {
 		g.samplers[id] = s
 	}
 	return s
+}
+
+// machineMemory is what the machine has, in bytes: what a GPU without memory of its own can use, as CUDA tells its programs too.
+func machineMemory(proc string) nvml.Reading[uint64] {
+	text, err := os.ReadFile(filepath.Join(proc, "meminfo"))
+	if err != nil {
+		return nvml.Reading[uint64]{}
+	}
+	_, rest, _ := strings.Cut(string(text), "MemTotal:")
+	number, _, _ := strings.Cut(strings.TrimSpace(rest), " kB")
+	kib, err := strconv.ParseUint(number, 10, 54)
+	if err != nil {
+		return nvml.Reading[uint64]{}
+	}
+	return nvml.Of(kib << 10)
 }
 
 // numaNode asks the kernel, which knows it for every PCI device; -1 there means that the machine has none.

@@ -29,16 +29,24 @@ func groups(s *snapshot, groupBy string) []*device.DeviceGroup {
 // health descriptions only with -json. Nomad leaves attributes of this namespace out of the node's class.
 const reasonKey = "unique.unhealthy."
 
+// healthyKey is how many of a group are offered. A job that found no healthy GPU waits until there is a node of a class that it
+// has not seen, and of health Nomad's class holds nothing but this: without it, a job that came while all were sick, or their
+// owner's, would wait for ever.
+const healthyKey = "healthy"
+
 func group(name string, units []unit, m nvml.Machine) *device.DeviceGroup {
 	g := &device.DeviceGroup{Vendor: vendor, Type: deviceType, Name: name, Attributes: make(map[string]*structs.Attribute)}
 	seen := make(map[string]int)
+	healthy := 0
 	for _, u := range units {
 		d := &device.Device{ID: u.id, Healthy: u.healthy, HealthDesc: u.reason}
 		if u.busID != "" {
 			d.HwLocality = &device.DeviceLocality{PciBusID: u.busID}
 		}
 		g.Devices = append(g.Devices, d)
-		if !u.healthy {
+		if u.healthy {
+			healthy++
+		} else {
 			g.Attributes[reasonKey+u.id] = structs.NewStringAttribute(u.reason)
 		}
 		for key, a := range attributes(u, m) {
@@ -46,6 +54,7 @@ func group(name string, units []unit, m nvml.Machine) *device.DeviceGroup {
 			seen[key]++
 		}
 	}
+	g.Attributes[healthyKey] = count(healthy)
 	slices.SortFunc(g.Devices, func(a, b *device.Device) int { return strings.Compare(a.ID, b.ID) })
 	return g
 }

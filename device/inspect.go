@@ -44,8 +44,11 @@ func (p *Plugin) Inspect(ctx context.Context) []Finding {
 	}
 	m := newMonitor(s, p.log, func(string) {})
 	m.lookOnly = true
+	if m.shares != nil {
+		m.shares.lookOnly = true
+	}
 	m.start(ctx)
-	machine, ok, _, reason := m.session.machine(s.hangAfter, time.Now())
+	machine, ok, _, reason := m.session.machine(m.patience, s.hangAfter, time.Now())
 	all = append(all, inspectKernel("/", machine.DriverVersion)...)
 	switch {
 	case reason != "":
@@ -169,6 +172,8 @@ func (g *gpu) finding(ignored bool) Finding {
 		return finding("ok", g.uuid, "", "%s: not offered, by ignored_gpu_ids", where)
 	case g.claimed != "":
 		return finding("ok", g.uuid, "", "%s: not offered: %s", where, g.claimed)
+	case !g.verdict.Healthy && g.unbounded == g.verdict.Reason:
+		return finding("fail", g.uuid, "see the message", "%s: %s", where, g.verdict.Reason)
 	case !g.verdict.Healthy:
 		return finding("fail", g.uuid, "dmesg | grep -i nvrm says more", "%s: %s", where, g.verdict.Reason)
 	case g.mig && len(g.instances) == 0:

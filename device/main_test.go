@@ -55,13 +55,16 @@ type rig struct {
 	restart string
 }
 
+// shortWatch lets tests end soon.
+const shortWatch = 500 * time.Millisecond
+
 // lastRig is the one before, perhaps of the same test.
 var lastRig *rig
 
 func newRig(t *testing.T, s nvmlsim.State, change ...func(*settings)) *rig {
 	t.Helper()
 	if lastRig != nil {
-		lastRig.monitor.stopWatchers() // opening the library while somebody calls it is a race
+		lastRig.monitor.endWatchers() // opening the library while somebody calls it is a race
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	set := Config{Enabled: true, LibraryPath: library}.understand()
@@ -74,9 +77,9 @@ func newRig(t *testing.T, s nvmlsim.State, change ...func(*settings)) *rig {
 	r := &rig{t: t, ctx: ctx, state: s, now: time.Now()}
 	lastRig = r
 	r.monitor = newMonitor(set, hclog.NewNullLogger(), func(reason string) { r.restart = reason })
-	r.monitor.session.worker, r.monitor.slowEvery = startWorker(ctx), 0
+	r.monitor.session.worker, r.monitor.slowEvery, r.monitor.watchFor = startWorker(ctx), 0, shortWatch
 	t.Cleanup(func() {
-		r.monitor.stopWatchers()
+		r.monitor.endWatchers()
 		cancel()
 		done := make(chan struct{})
 		// The library counts openings: leave it as it was found.
@@ -94,9 +97,24 @@ func statePath() string { return filepath.Join(filepath.Dir(library), nvmlsim.St
 
 func (r *rig) write() { must.NoError(r.t, nvmlsim.WriteState(statePath(), r.state)) }
 
+// unhurried has the monitor wait for a machine that is busy with something else, where no call hangs.
+func (r *rig) unhurried() *rig {
+	r.monitor.stagger, r.monitor.patience = time.Minute, time.Minute
+	return r
+}
+
+// slow has the monitor wait for a busy machine where a call hangs, too: long enough for the others, not for what hangs.
+func (r *rig) slow(patience time.Duration) *rig {
+	r.monitor.stagger, r.monitor.patience = patience/4, patience
+	return r
+}
+
 // round lets the monitor look once, a while after the last time, with limits read anew.
 func (r *rig) round() *snapshot {
 	r.now = r.now.Add(traitsEvery)
+	if r.monitor.session.broken {
+		r.monitor.endWatchers() // in time for the library to be closed
+	}
 	r.monitor.round(r.ctx, r.now)
 	return r.monitor.published.Load()
 }
@@ -119,4 +137,12 @@ func allWell(s nvmlsim.State) map[string]string {
 		all[g.UUID] = ""
 	}
 	return all
+}
+
+// endWatchers stops all watchers and waits for them.
+func (m *monitor) endWatchers() {
+	m.stopWatchers()
+	for _, w := range m.watchers {
+		<-w.done
+	}
 }

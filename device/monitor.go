@@ -52,7 +52,11 @@ type monitor struct {
 	places    map[string]place // of an earlier life too
 	pokes     chan struct{}    // asks for a round now
 	slowEvery time.Duration    // how often statistics ask for what changes slowly
+	watchFor  time.Duration    // how long one wait for events lasts
+	stagger   time.Duration    // how long a GPU may keep the others from being asked
+	patience  time.Duration    // how long all may keep a round or statistics
 	lookOnly  bool             // keeps nothing and listens to nothing
+	shares    *mpsShares       // nil without MPS
 
 	published atomic.Pointer[snapshot]
 }
@@ -60,10 +64,11 @@ type monitor struct {
 func newMonitor(s settings, log hclog.Logger, restart func(string)) *monitor {
 	m := &monitor{
 		settings: s, log: log, host: owner.Host{Proc: "/proc"}, sys: "/sys", gpus: make(map[string]*gpu),
-		slowEvery: slowEvery, places: make(map[string]place), pokes: make(chan struct{}, 1),
+		slowEvery: slowEvery, watchFor: watchFor, stagger: stagger, patience: patience, places: make(map[string]place), pokes: make(chan struct{}, 1),
 		watchers: make(map[string]*watcher), xids: make(chan xidEvent, 64), evictions: make(chan eviction, 16),
 	}
 	m.session = &session{lib: nvml.New(s.libraryPath), log: log, restart: restart, reply: make(chan sessionReply, 1)}
+	m.shares = newMPSShares(s)
 	m.published.Store(&snapshot{changed: make(chan struct{})})
 	return m
 }
@@ -101,7 +106,10 @@ func (m *monitor) round(ctx context.Context, now time.Time) {
 	m.drainXids()
 	m.heed()
 	m.meetHolders()
-	machine, ok, fresh, reason := m.session.machine(m.settings.hangAfter, now)
+	if m.shares != nil {
+		m.shares.look(now)
+	}
+	machine, ok, fresh, reason := m.session.machine(m.patience, m.settings.hangAfter, now)
 	if fresh {
 		m.renew()
 	}
@@ -113,6 +121,9 @@ func (m *monitor) round(ctx context.Context, now time.Time) {
 		m.lookAtAll(ctx, machine.Count, now)
 	} // else the library is slow: nothing is known that was not before
 	m.problem = reason
+	if m.shares != nil {
+		m.shares.tell(ctx, now, m.pokes)
+	}
 	for _, g := range m.gpus {
 		m.reclaim(g, now)
 	}
@@ -167,6 +178,9 @@ func (m *monitor) lookAtAll(ctx context.Context, count int, now time.Time) {
 	}
 	m.unnamed(failed, seen)
 	m.missing(seen)
+	if len(found) > 0 {
+		m.session.broken = false // its handles work
+	}
 	if len(found) == 0 && len(failed) > 0 && now.Sub(m.reopened) >= reopenEvery {
 		m.reopened, m.session.broken = now, true
 		m.stopWatchers()
@@ -183,10 +197,10 @@ func (m *monitor) look(count int, now time.Time) []*probe {
 		}
 	}
 	for i, s := range m.slots[:count] {
-		s.begin(m.session, i, m.question(i, now))
-		fetch(i, stagger)
+		s.begin(m.session, i, m.question(i, now), m.stagger)
+		fetch(i, m.stagger)
 	}
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(m.patience)
 	for i := range looks {
 		if looks[i] == nil {
 			fetch(i, time.Until(deadline))
@@ -197,12 +211,14 @@ func (m *monitor) look(count int, now time.Time) []*probe {
 
 // question is what is to be found out of the GPU at an index.
 func (m *monitor) question(index int, now time.Time) question {
+	q := question{computeMode: m.shares != nil}
 	for _, g := range m.gpus {
 		if g.index == index {
-			return question{uuid: g.uuid, traits: !g.settled || now.Sub(g.traitsAt) >= traitsEvery, mig: g.mig, before: g.traits}
+			q.uuid, q.traits, q.mig, q.before = g.uuid, !g.settled || now.Sub(g.traitsAt) >= traitsEvery, g.mig, g.traits
+			break
 		}
 	}
-	return question{}
+	return q
 }
 
 // found takes in a GPU that could be looked at.
@@ -214,9 +230,12 @@ func (m *monitor) found(ctx context.Context, p probe, now time.Time) {
 		m.log.Info("GPU found", "gpu", p.id.UUID, "name", p.id.Name.Value, "bus", p.id.BusID.Value)
 	}
 	was := g.verdict
-	g.meet(p, now, m.sys)
+	g.meet(p, now, m.sys, m.host.Proc)
 	g.reclaim = m.reclaimOf(g.uuid)
 	g.judgeProbe(p, m.settings, m.host, now)
+	if m.shares != nil {
+		m.shares.judge(g, p)
+	}
 	if known && was != g.verdict {
 		m.log.Info("GPU health changed", "gpu", g.uuid, "healthy", g.verdict.Healthy, "reason", g.verdict.Reason)
 	}
@@ -295,7 +314,7 @@ func (m *monitor) publish(began time.Time) {
 			}
 		}
 	}
-	next.units = append(replicate(next.units, m.settings.replicas), m.strays...)
+	next.units = append(replicate(next.units, m.settings), m.strays...)
 	attribute(next.units, m.holders)
 	slices.SortFunc(next.gpus, func(a, b control.GPU) int { return strings.Compare(a.UUID, b.UUID) })
 	slices.SortFunc(next.units, func(a, b unit) int { return strings.Compare(a.id, b.id) })

@@ -80,16 +80,16 @@ func TestDriverComesAndGoes(t *testing.T) {
 
 // A call that hangs costs its own GPU, after the limit, and nobody else; the reason does not change while it lasts.
 func TestHangingCall(t *testing.T) {
-	r := newRig(t, nvmlsim.Host("hang", nvmlsim.H100SXM(), 8), func(s *settings) { s.hangAfter = 500 * time.Millisecond })
+	r := newRig(t, nvmlsim.Host("hang", nvmlsim.H100SXM(), 8), func(s *settings) { s.hangAfter = 3 * time.Second }).slow(6 * time.Second)
 	must.Eq(t, allWell(r.state), r.round().health())
 	stuck := r.state.GPUs[5]
-	stuck.Faults = []nvmlsim.Fault{{Call: "nvmlDeviceGetTemperature", DelayMS: 2500}}
+	stuck.Faults = []nvmlsim.Fault{{Call: "nvmlDeviceGetTemperature", DelayMS: 30_000}}
 	r.write()
 	var reason string
 	for range 2 {
 		began := time.Now()
 		got := r.round().health()
-		must.Less(t, patience+300*time.Millisecond, time.Since(began))
+		must.Less(t, 20*time.Second, time.Since(began))
 		must.StrHasPrefix(t, "NVML call nvmlDeviceGetTemperature hangs since ", got[stuck.UUID])
 		if reason != "" {
 			must.Eq(t, reason, got[stuck.UUID])
@@ -100,7 +100,7 @@ func TestHangingCall(t *testing.T) {
 	}
 	stuck.Faults = nil
 	r.write()
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	for deadline := time.Now().Add(20 * time.Second); ; {
 		got := r.round().health()
 		if got[stuck.UUID] == "" {
 			must.Eq(t, allWell(r.state), got)

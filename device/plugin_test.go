@@ -116,6 +116,9 @@ func TestPluginOverGRPC(t *testing.T) {
 	attributes := second.Devices[0].Attributes
 	must.Eq(t, sick.HealthDesc, *attributes["unique.unhealthy."+sick.ID].String, must.Sprint("what nomad node status -verbose shows"))
 	delete(attributes, "unique.unhealthy."+sick.ID)
+	must.Eq(t, int64(1), *attributes["healthy"].Int, must.Sprint("what makes Nomad look at waiting jobs again"))
+	must.Eq(t, int64(2), *g.Attributes["healthy"].Int)
+	attributes["healthy"] = g.Attributes["healthy"]
 	must.Eq(t, g.Attributes, attributes, must.Sprint("attributes outlast sickness"))
 	_, err = p.Reserve([]string{s.GPUs[1].UUID})
 	must.ErrorContains(t, err, "it is unhealthy: fallen off the bus")

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"pangaea/device/nvml"
+	"pangaea/device/owner"
 )
 
 // probe is what one look at one index of the driver's list found.
@@ -20,6 +21,8 @@ type probe struct {
 	migAsked  bool // else it is as it was
 	migKnown  bool // else mig and instances may not be all there is
 	instances []instance
+
+	computeMode nvml.Reading[string]
 }
 
 // instance is one MIG instance of a probed GPU.
@@ -27,7 +30,9 @@ type instance struct {
 	id        nvml.Identity
 	device    nvml.Device
 	memory    nvml.Memory
+	bar1      nvml.Reading[uint64]
 	processes []nvml.Process
+	users     []owner.User
 	left      string // what the next tenant would find
 	broken    string // why it could not be looked at now, though it was there before
 }
@@ -38,6 +43,8 @@ type question struct {
 	traits bool   // who it is, what it can do, and whether it is in MIG mode
 	mig    bool   // what instances it has
 	before nvml.Traits
+
+	computeMode bool // what it is, which matters where MPS shares the GPU
 }
 
 // look makes all calls of one round for one GPU. It runs in the GPU's worker.
@@ -53,7 +60,7 @@ func look(lib *nvml.Library, index int, trace *nvml.Trace, q question) probe {
 	}
 	p.vitals = p.device.Vitals()
 	if p.id.UUID != q.uuid {
-		q = question{traits: true}
+		q = question{traits: true, computeMode: q.computeMode}
 	}
 	var failures []nvml.Failure
 	if q.traits {
@@ -61,6 +68,10 @@ func look(lib *nvml.Library, index int, trace *nvml.Trace, q question) probe {
 		p.vitals.Failures = append(failures, p.vitals.Failures...)
 		p.traits, failures = p.device.Traits(q.before)
 		p.traitsNew = true
+		p.vitals.Failures = append(p.vitals.Failures, failures...)
+	}
+	if q.computeMode {
+		p.computeMode, failures = p.device.ComputeMode()
 		p.vitals.Failures = append(p.vitals.Failures, failures...)
 	}
 	if q.traits || q.mig {
@@ -83,6 +94,8 @@ func (p *probe) lookAtInstances() {
 		i.id, _ = d.Identity(uuid)
 		i.memory, failures = d.Memory()
 		p.vitals.Failures = append(p.vitals.Failures, failures...)
+		i.bar1, failures = d.BAR1()
+		p.vitals.Failures = append(p.vitals.Failures, failures...)
 		i.processes, failures = d.Processes()
 		p.vitals.Failures = append(p.vitals.Failures, failures...)
 		p.instances = append(p.instances, i)
@@ -103,14 +116,14 @@ type slot struct {
 	stale  bool // the look was begun in an earlier round, which waited for it
 }
 
-// begin starts a look unless the last one has not come back.
-func (s *slot) begin(ses *session, index int, q question) {
+// begin starts a look unless the last one has not come back, or the worker does not take it in time.
+func (s *slot) begin(ses *session, index int, q question, within time.Duration) {
 	s.stale = s.asked
 	if s.asked {
 		return
 	}
 	epoch := ses.current
-	s.asked = s.worker.do(stagger, func() {
+	s.asked = s.worker.do(within, func() {
 		var p probe
 		ok := ses.during(epoch, func() { p = look(ses.lib, index, &s.worker.trace, q) })
 		if !ok {

@@ -93,7 +93,7 @@ func (m *monitor) reclaim(g *gpu, now time.Time) {
 		return
 	}
 	e := eviction{uuid: g.uuid, reason: g.wanted(), at: now, answer: new(atomic.Pointer[answer])}
-	for _, id := range g.ids(m.settings.replicas) {
+	for _, id := range g.ids(m.settings) {
 		e.cards = append(e.cards, card(id))
 	}
 	e.cards = slices.Compact(e.cards)

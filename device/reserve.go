@@ -2,10 +2,13 @@ package device
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/device"
+
+	"pangaea/device/mps"
 )
 
 // cleanWithin is how long a reservation waits for a GPU to be clean. Nomad hands a GPU out as soon as its last task has
@@ -39,6 +42,7 @@ func (p *Plugin) Reserve(ids []string) (*device.ContainerReservation, error) {
 func (s *snapshot) reserve(ids []string) (r *device.ContainerReservation, unclean string, err error) {
 	env := make(map[string]string, len(ids)+1)
 	cards := make([]string, 0, len(ids))
+	var shares []unit // by MPS
 	for _, id := range ids {
 		u, ok := s.find(id)
 		switch {
@@ -56,12 +60,37 @@ func (s *snapshot) reserve(ids []string) (r *device.ContainerReservation, unclea
 		}
 		env[envKey(id)] = card(id)
 		cards = append(cards, card(id))
+		if u.mps != nil {
+			shares = append(shares, u)
+		}
 	}
 	if unclean != "" {
 		return nil, unclean, err
 	}
 	env["NVIDIA_VISIBLE_DEVICES"] = strings.Join(cards, ",")
-	return &device.ContainerReservation{Envs: env}, "", nil
+	r = &device.ContainerReservation{Envs: env}
+	shareByMPS(r, shares)
+	return r, "", nil
+}
+
+// shareByMPS makes tasks clients of the control daemon. The bounds are the server's, which these variables can only lower: so no
+// harm is done where Nomad keeps those of the last of several device blocks alone. Pangaea's own driver tells by the first of
+// them, which no job can forge, that it has to refuse the task.
+func shareByMPS(r *device.ContainerReservation, shares []unit) {
+	if len(shares) == 0 {
+		return
+	}
+	clients := shares[0].mps
+	var limits []string
+	for _, u := range shares {
+		limits = append(limits, card(u.id)+"="+mps.Limit(u.traits.Memory.Value/mib))
+	}
+	r.Envs["CUDA_MPS_PIPE_DIRECTORY"] = clients.dir
+	r.Envs["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = strconv.Itoa(percent(shares[0].replicas))
+	r.Envs["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] = strings.Join(limits, ",")
+	if clients.mount {
+		r.Mounts = []*device.Mount{{TaskPath: clients.dir, HostPath: clients.dir}}
+	}
 }
 
 // snapshotSince is one whose round began after a moment, or the latest when none comes in time: what a GPU's last task

@@ -119,12 +119,13 @@ func TestReserveWaitsForCleanGPUs(t *testing.T) {
 	p.settings = Config{Enabled: true, LibraryPath: library, RecoverAfter: 1, ControlDir: t.TempDir(), FingerprintPeriod: "1h"}.understand()
 	p.monitor = newMonitor(p.settings, p.log, p.restart)
 	p.monitor.host.Proc = proc
+	p.monitor.watchFor = shortWatch
 	ended := make(chan struct{})
 	go func() { p.monitor.run(ctx); close(ended) }()
 	t.Cleanup(func() {
 		cancel()
 		<-ended
-		p.monitor.stopWatchers()
+		p.monitor.endWatchers()
 		p.monitor.session.shut()
 	})
 	var waiting sync.WaitGroup

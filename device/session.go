@@ -29,7 +29,7 @@ type session struct {
 	reply   chan sessionReply
 	asked   bool
 	current uint64 // the epoch of the last good answer
-	broken  bool   // close the library before asking again
+	broken  bool   // close the library before asking again, as soon as nobody is in a call
 	gone    bool   // there was no driver, or another one, since the last good answer
 	said    string
 }
@@ -43,7 +43,7 @@ type sessionReply struct {
 // machine looks whether the library and the driver answer, and opens the library if need be. It returns the reason why
 // not, and ok false without one when it is merely slow; fresh is true after an opening. It waits no longer than the
 // patience: the library's own calls can hang as any other.
-func (s *session) machine(hangAfter time.Duration, now time.Time) (m nvml.Machine, ok, fresh bool, reason string) {
+func (s *session) machine(patience, hangAfter time.Duration, now time.Time) (m nvml.Machine, ok, fresh bool, reason string) {
 	if !s.asked {
 		closeFirst := s.broken
 		s.asked = s.worker.do(patience, func() { s.reply <- s.ask(closeFirst) })
@@ -121,7 +121,7 @@ func driverGone(err error) bool {
 func (s *session) settle(r sessionReply) (m nvml.Machine, ok, fresh bool, reason string) {
 	if r.err == nil {
 		fresh = r.epoch != s.current
-		s.current, s.broken = r.epoch, false
+		s.current, s.broken = r.epoch, s.broken && !fresh
 		s.say("")
 		return r.machine, true, fresh, ""
 	}

@@ -33,7 +33,7 @@ func TestReplicasFollowTheirGPU(t *testing.T) {
 
 func TestOwnerMustAllowReplicas(t *testing.T) {
 	for _, replicas := range []int{0, 1} {
-		got := replicate([]unit{{id: "GPU-a", name: "NVIDIA L4"}}, replicas)
+		got := replicate([]unit{{id: "GPU-a", name: "NVIDIA L4"}}, settings{replicas: replicas})
 		must.Len(t, 1, got)
 		must.Eq(t, "GPU-a", got[0].id)
 		must.Eq(t, "NVIDIA L4", got[0].name)

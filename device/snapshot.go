@@ -38,7 +38,8 @@ type unit struct {
 	task    holder.Task // whose it is, as far as that is known
 	lastXid uint64
 
-	replicas int // how many share the GPU; 0 when it is not shared
+	replicas int         // how many share the GPU; 0 when it is not shared
+	mps      *mpsClients // nil when they take turns
 
 	worker  *worker
 	device  nvml.Device

@@ -63,9 +63,9 @@ func (m *monitor) sampleAll(groupBy string) []*device.DeviceGroupStats {
 // sample asks every GPU in its own worker, one after another unless they are slow, and waits for those that answer in time.
 func (m *monitor) sample(s *snapshot) []sampled {
 	results := make(chan []sampled, len(s.units))
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(m.patience)
 	defer timer.Stop()
-	var all []sampled
+	all := make([]sampled, 0, len(s.units))
 	asked := 0
 	collect := func(within time.Duration) {
 		timer.Reset(within)
@@ -82,10 +82,10 @@ func (m *monitor) sample(s *snapshot) []sampled {
 	for _, units := range bySampler(s.units) {
 		if m.ask(s.epoch, units, results) {
 			asked++
-			collect(stagger)
+			collect(m.stagger)
 		}
 	}
-	collect(patience)
+	collect(m.patience)
 	return all
 }
 
@@ -95,7 +95,7 @@ func (m *monitor) ask(epoch uint64, units []unit, results chan<- []sampled) bool
 	if !u.live || u.worker == nil || u.worker.trace.Current() != nil && !u.healthy {
 		return false
 	}
-	return u.worker.do(stagger, func() {
+	return u.worker.do(m.stagger, func() {
 		var all []sampled // stays empty if the driver went away
 		m.session.during(epoch, func() {
 			sample, at := u.sampler.Sample(u.device, m.slowEvery), time.Now()

@@ -54,9 +54,9 @@ func (s *snapshot) status(at time.Time) control.Status {
 }
 
 // ids are those that Nomad knows the card by.
-func (g *gpu) ids(replicas int) []string {
+func (g *gpu) ids(s settings) []string {
 	var ids []string
-	for _, u := range replicate(g.units(nil), replicas) {
+	for _, u := range replicate(g.units(nil), s) {
 		ids = append(ids, u.id)
 	}
 	return ids
@@ -65,7 +65,7 @@ func (g *gpu) ids(replicas int) []string {
 // entry is what the machine's owner is told of the card.
 func (g *gpu) entry(s settings, holders []holder.Task) control.GPU {
 	e := control.GPU{
-		UUID: g.uuid, Model: g.name, BusID: g.busID, Index: g.index, Devices: g.ids(s.replicas),
+		UUID: g.uuid, Model: g.name, BusID: g.busID, Index: g.index, Devices: g.ids(s),
 		Healthy: g.verdict.Healthy, Reason: g.verdict.Reason, Reclaim: g.reclaim,
 	}
 	e.Tasks = g.tasks(e.Devices, holders)

@@ -86,6 +86,7 @@ func TestReclaimReachesTheStatus(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	set := Config{Enabled: true, LibraryPath: library, FingerprintPeriod: "100ms", RecoverAfter: 1, ControlDir: string(dir)}.understand()
 	m := newMonitor(set, hclog.NewNullLogger(), func(string) {})
+	m.watchFor = shortWatch
 	ended := make(chan struct{}, 2)
 	go func() { m.run(ctx); ended <- struct{}{} }()
 	go func() { m.report(ctx); ended <- struct{}{} }()
@@ -93,7 +94,7 @@ func TestReclaimReachesTheStatus(t *testing.T) {
 		cancel()
 		<-ended
 		<-ended
-		m.stopWatchers()
+		m.endWatchers()
 		m.session.shut()
 	})
 	await := func(what string, is func(control.Status) bool) control.Status {

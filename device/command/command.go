@@ -58,18 +58,21 @@ func Run(args []string, stdout, stderr io.Writer) int {
 	}
 	verbs := map[string]func(*desk, context.Context) error{"status": (*desk).status, "reclaim": (*desk).reclaim, "release": (*desk).release}
 	do, ok := verbs[args[0]]
-	if !ok {
-		fmt.Fprint(stderr, usage)
-		if args[0] == "-h" || args[0] == "-help" || args[0] == "--help" {
-			return 0
-		}
+	switch {
+	case args[0] == "-h" || args[0] == "-help" || args[0] == "--help":
+		fmt.Fprint(stdout, usage)
+		return 0
+	case !ok:
+		fmt.Fprintf(stderr, "gpu has no command %q; see pangaea gpu -h\n", args[0])
 		return 2
 	}
-	d, err := parse(args[0], args[1:], stderr)
+	d, err := parse(args[0], args[1:])
 	if errors.Is(err, flag.ErrHelp) {
+		fmt.Fprint(stdout, usage)
 		return 0
 	}
 	if err != nil {
+		fmt.Fprintf(stderr, "%v; see pangaea gpu -h\n", err)
 		return 2
 	}
 	d.out = stdout
@@ -83,11 +86,10 @@ func Run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func parse(verb string, args []string, stderr io.Writer) (*desk, error) {
+func parse(verb string, args []string) (*desk, error) {
 	d := &desk{}
 	flags := flag.NewFlagSet("gpu "+verb, flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.Usage = func() { fmt.Fprint(stderr, usage) }
+	flags.SetOutput(io.Discard) // the caller tells
 	dir := flags.String("control-dir", string(control.Default), "")
 	flags.BoolVar(&d.json, "json", false, "")
 	switch verb {

@@ -238,8 +238,9 @@ func TestReclaimWithoutNomad(t *testing.T) {
 
 func TestNoPlugin(t *testing.T) {
 	p := &plugin{t: t, dir: control.Dir(t.TempDir() + "/device")}
-	code, _, errs := p.run("status")
+	code, out, errs := p.run("status", "-json")
 	must.Eq(t, 1, code)
+	must.Eq(t, "", out, must.Sprint("who reads it must not take this for a machine without GPUs"))
 	must.StrContains(t, errs, "the device plugin does not run")
 	code, _, errs = p.run("reclaim")
 	must.Eq(t, 1, code)
@@ -251,11 +252,21 @@ func TestNoPlugin(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for _, c := range []struct {
-		args []string
-		code int
-	}{{nil, 2}, {[]string{"-h"}, 0}, {[]string{"steal"}, 2}, {[]string{"status", "-keep"}, 2}, {[]string{"reclaim", "-timeout", "soon"}, 2}, {[]string{"release", "-h"}, 0}} {
+		args     []string
+		code     int
+		out, err string
+	}{
+		{nil, 2, "", "Usage: pangaea gpu"},
+		{[]string{"-h"}, 0, "Usage: pangaea gpu", ""},
+		{[]string{"release", "-h"}, 0, "Usage: pangaea gpu", ""},
+		{[]string{"steal"}, 2, "", `no command "steal"`},
+		{[]string{"status", "-keep"}, 2, "", "-keep"},
+		{[]string{"reclaim", "-timeout", "soon"}, 2, "", `"soon" for flag -timeout`},
+	} {
 		var out, errs bytes.Buffer
 		must.Eq(t, c.code, Run(c.args, &out, &errs), must.Sprint(c.args))
-		must.StrContains(t, errs.String(), "Usage: pangaea gpu")
+		must.StrContains(t, out.String(), c.out)
+		must.StrContains(t, errs.String(), c.err)
+		must.Eq(t, c.code == 0, errs.Len() == 0)
 	}
 }

@@ -26,7 +26,7 @@ func (d *desk) reclaim(ctx context.Context) error {
 		}
 	}
 	if stale {
-		return fmt.Errorf("reclaimed, but %w: tasks that are on the GPUs now go on until it does", control.ErrStale)
+		return fmt.Errorf("reclaimed, but %w Tasks that are on the GPUs go on until it does", control.ErrStale)
 	}
 	return d.await(ctx, uuids, "are not free yet", d.holdsBack)
 }

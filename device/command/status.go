@@ -18,6 +18,9 @@ func (d *desk) status(context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s.At.IsZero() { // the plugin has not run here yet: there is nothing to show
+		return control.ErrStale
+	}
 	s.GPUs = of(s, uuids)
 	err = d.print(s)
 	if err != nil {
@@ -25,9 +28,6 @@ func (d *desk) status(context.Context) error {
 	}
 	if !stale {
 		return nil
-	}
-	if s.At.IsZero() {
-		return control.ErrStale
 	}
 	return fmt.Errorf("%w (this was so at %s)", control.ErrStale, s.At.Local().Format(time.DateTime))
 }

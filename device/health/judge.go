@@ -50,11 +50,7 @@ func (j *Judge) Xid(xid uint64, now time.Time) {
 
 // Renewed forgets what only a reset cures: the driver was loaded anew.
 func (j *Judge) Renewed() {
-	for xid, f := range j.xids {
-		if f.class != replace {
-			delete(j.xids, xid)
-		}
-	}
+	clear(j.xids)
 }
 
 // Broken judges a round in which the GPU could not be examined, for a reason such as a call that hangs.

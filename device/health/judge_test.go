@@ -40,14 +40,35 @@ func TestExamineTellsEachSickness(t *testing.T) {
 	}
 }
 
-// Every number up to 200 is decided one way or another; only the listed ones never count against a GPU.
+// What NVIDIA's catalogue says is to be done, of one number of each kind, and of those that decide most.
 func TestXidClasses(t *testing.T) {
-	own := map[uint64]bool{13: true, 31: true, 43: true, 45: true, 63: true, 68: true, 69: true, 92: true, 94: true, 109: true, 121: true, 137: true}
+	cases := []struct {
+		action string // the catalogue's
+		xids   []uint64
+		want   class
+	}{
+		{"RESTART_APP", []uint64{13, 31, 32, 39, 68, 69, 94, 105, 126, 139}, application},
+		{"IGNORE", []uint64{43, 63, 92, 121, 137, 157, 160, 161}, application},
+		{"WORKFLOW_XID_45: with another one, or a program's end", []uint64{45}, application},
+		{"WORKFLOW_NVLINK5_ERR: IGNORE in all cases", []uint64{147, 148}, application},
+		{"RESET_GPU", []uint64{46, 62, 64, 95, 109, 110, 119, 120, 136, 140, 143, 155, 156, 158}, reset},
+		{"WORKFLOW_XID_48, WORKFLOW_NVLINK_ERR: RESET_GPU", []uint64{48, 74}, reset},
+		{"WORKFLOW_NVLINK5_ERR: RESET_GPU or IGNORE, as the driver says", []uint64{144, 145, 146, 149, 150}, reset},
+		{"RESTART_BM, RESTART_VM", []uint64{79, 151}, reset},
+		{"CONTACT_SUPPORT", []uint64{1, 61, 142}, suspect},
+		{"CHECK_MECHANICALS, UPDATE_SWFW", []uint64{54, 78}, suspect},
+		{"not in it", []uint64{0, 250, 1 << 40}, suspect},
+	}
 	now := time.Unix(1000, 0)
-	for xid := uint64(1); xid <= 200; xid++ {
-		var j Judge
-		j.Xid(xid, now)
-		must.Eq(t, own[xid], j.Examine(nvml.Vitals{}, now).Healthy, must.Sprintf("Xid %d", xid))
+	for _, c := range cases {
+		for _, xid := range c.xids {
+			got, what := classify(xid)
+			must.Eq(t, c.want, got, must.Sprintf("Xid %d: %s", xid, c.action))
+			must.Eq(t, got == application, what == "", must.Sprintf("Xid %d", xid))
+			var j Judge
+			j.Xid(xid, now)
+			must.Eq(t, got == application, j.Examine(nvml.Vitals{}, now).Healthy, must.Sprintf("Xid %d", xid))
+		}
 	}
 }
 
@@ -61,15 +82,14 @@ func TestXidEnds(t *testing.T) {
 		renewed bool
 		want    bool
 	}{
-		{"suspect at first", 32, nvml.Vitals{}, 119 * time.Second, false, false},
-		{"suspect later", 32, nvml.Vitals{}, 2 * time.Minute, false, true},
+		{"suspect at first", 142, nvml.Vitals{}, 119 * time.Second, false, false},
+		{"suspect later", 142, nvml.Vitals{}, 2 * time.Minute, false, true},
 		{"reset, old driver", 79, nvml.Vitals{}, 9 * time.Minute, false, false},
 		{"reset, old driver, quarantine over", 79, nvml.Vitals{}, 10 * time.Minute, false, true},
 		{"reset, driver says nothing is needed", 79, told, 10 * time.Second, false, true},
 		{"reset, driver asked too early", 79, told, 9 * time.Second, false, false},
 		{"reset, driver reloaded", 79, nvml.Vitals{}, time.Second, true, true},
-		{"replace stays", 64, told, 24 * time.Hour, false, false},
-		{"replace survives a reload", 64, told, time.Second, true, false},
+		{"NVLink 5, driver says nothing is needed", 145, told, 10 * time.Second, false, true},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

@@ -26,6 +26,7 @@ type activityMeter struct {
 	before, spare nvml.GpmSample
 	at            time.Time // when before was taken; zero for never
 	last          Activity
+	compared      *comparison // apart: cgo looks through all of what a pointer leads into
 }
 
 // read is the activity since it was asked last.
@@ -48,7 +49,7 @@ func (a *activityMeter) read(d Device, r *reader, now time.Time) Activity {
 		return a.last
 	}
 	if !a.at.IsZero() {
-		a.last = d.activity(r, a.before, a.spare)
+		a.compare(d, r)
 	}
 	a.before, a.spare, a.at = a.spare, a.before, now
 	return a.last
@@ -85,45 +86,46 @@ func (a *activityMeter) begin(d Device, r *reader) bool {
 		}
 		samples[i] = made.Value
 	}
-	a.before, a.spare, a.unable = samples[0], samples[1], false
+	a.before, a.spare, a.compared, a.unable = samples[0], samples[1], new(comparison), false
 	return true
 }
 
-// activity compares two samples.
-func (d Device) activity(r *reader, before, after nvml.GpmSample) Activity {
+// compare finds out what happened between the sample before and the spare one, which is younger.
+func (a *activityMeter) compare(d Device, r *reader) {
+	const symbol = "nvmlGpmMetricsGet"
 	const mib = 1 << 20
-	var a Activity
+	to := &a.last
 	want := []struct {
 		metric nvml.GpmMetricId
 		to     *Reading[float64]
 		unit   float64
 	}{
-		{nvml.GPM_METRIC_GRAPHICS_UTIL, &a.Graphics, 1},
-		{nvml.GPM_METRIC_SM_UTIL, &a.SM, 1},
-		{nvml.GPM_METRIC_SM_OCCUPANCY, &a.Occupancy, 1},
-		{nvml.GPM_METRIC_ANY_TENSOR_UTIL, &a.Tensor, 1},
-		{nvml.GPM_METRIC_DRAM_BW_UTIL, &a.DRAM, 1},
-		{nvml.GPM_METRIC_FP64_UTIL, &a.FP64, 1},
-		{nvml.GPM_METRIC_FP32_UTIL, &a.FP32, 1},
-		{nvml.GPM_METRIC_FP16_UTIL, &a.FP16, 1},
-		{nvml.GPM_METRIC_PCIE_TX_PER_SEC, &a.PCIeSentRate, mib},
-		{nvml.GPM_METRIC_PCIE_RX_PER_SEC, &a.PCIeReceivedRate, mib},
-		{nvml.GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC, &a.NVLinkSentRate, mib},
-		{nvml.GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC, &a.NVLinkReceivedRate, mib},
+		{nvml.GPM_METRIC_GRAPHICS_UTIL, &to.Graphics, 1},
+		{nvml.GPM_METRIC_SM_UTIL, &to.SM, 1},
+		{nvml.GPM_METRIC_SM_OCCUPANCY, &to.Occupancy, 1},
+		{nvml.GPM_METRIC_ANY_TENSOR_UTIL, &to.Tensor, 1},
+		{nvml.GPM_METRIC_DRAM_BW_UTIL, &to.DRAM, 1},
+		{nvml.GPM_METRIC_FP64_UTIL, &to.FP64, 1},
+		{nvml.GPM_METRIC_FP32_UTIL, &to.FP32, 1},
+		{nvml.GPM_METRIC_FP16_UTIL, &to.FP16, 1},
+		{nvml.GPM_METRIC_PCIE_TX_PER_SEC, &to.PCIeSentRate, mib},
+		{nvml.GPM_METRIC_PCIE_RX_PER_SEC, &to.PCIeReceivedRate, mib},
+		{nvml.GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC, &to.NVLinkSentRate, mib},
+		{nvml.GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC, &to.NVLinkReceivedRate, mib},
 	}
-	get := nvml.GpmMetricsGetType{NumMetrics: uint32(len(want)), Sample1: before, Sample2: after}
+	get := a.compared
+	get.count = uint32(len(want))
 	for i, w := range want {
-		get.Metrics[i].MetricId = uint32(w.metric)
+		get.metrics[i].id = uint32(w.metric)
 	}
-	got := read(r, "nvmlGpmMetricsGet", func() (bool, nvml.Return) { return true, d.lib.api.GpmMetricsGet(&get) })
+	got := read(r, symbol, func() (bool, nvml.Return) { return true, d.compare(symbol, get, a.before, a.spare) })
 	if !got.OK {
-		return a
+		return
 	}
 	for i, w := range want {
-		v := get.Metrics[i].Value
-		if nvml.Return(get.Metrics[i].NvmlReturn) == nvml.SUCCESS && v >= 0 && v < math.MaxInt64/mib {
+		v := get.metrics[i].value
+		if nvml.Return(get.metrics[i].ret) == nvml.SUCCESS && v >= 0 && v < math.MaxInt64/mib {
 			*w.to = Of(v * w.unit)
 		}
 	}
-	return a
 }

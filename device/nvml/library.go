@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 )
@@ -16,6 +17,8 @@ type Library struct {
 	mu      sync.RWMutex
 	symbols map[string]bool
 	loaded  fileID
+
+	functions map[string]unsafe.Pointer
 }
 
 // Machine is what the library says about itself and the host.
@@ -35,7 +38,7 @@ func New(path string) *Library {
 	if path != "" {
 		opts = append(opts, nvml.WithLibraryPath(path))
 	}
-	return &Library{api: nvml.New(opts...), path: path, symbols: make(map[string]bool)}
+	return &Library{api: nvml.New(opts...), path: path, symbols: make(map[string]bool), functions: make(map[string]unsafe.Pointer)}
 }
 
 // Open loads and initialises the library.

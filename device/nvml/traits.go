@@ -11,6 +11,7 @@ import (
 // Traits is what a GPU can do: limits, never what it does at the moment. Memory is in bytes, clocks in MHz, power in mW.
 type Traits struct {
 	Memory, MemoryReserved, BAR1 Reading[uint64]
+	Unified                      bool // it has no memory of its own and uses the machine's
 	ComputeMajor, ComputeMinor   Reading[int]
 	Architecture                 Reading[string]
 	PowerLimit                   Reading[uint32]
@@ -47,6 +48,7 @@ func (d Device) Traits(before Traits) (Traits, []Failure) {
 // Memory is what there is and what is in use, in bytes. Older drivers count what they reserve as used.
 type Memory struct {
 	Total, Used, Reserved Reading[uint64]
+	unified               bool
 }
 
 // Memory asks for a GPU's or a MIG instance's.
@@ -60,15 +62,31 @@ func (d Device) memory(r *reader) Memory {
 	if v2.OK {
 		return Memory{Total: known(v2.Value.Total, true), Used: known(v2.Value.Used, true), Reserved: known(v2.Value.Reserved, true)}
 	}
-	v1 := read(r, "nvmlDeviceGetMemoryInfo", d.handle.GetMemoryInfo)
-	return Memory{Total: known(v1.Value.Total, v1.OK), Used: known(v1.Value.Used, v1.OK)}
+	// GPUs that share the machine's memory, such as GB10, answer neither (hashicorp/nomad-device-nvidia#87 and #90).
+	unified := false
+	v1 := read(r, "nvmlDeviceGetMemoryInfo", func() (nvml.Memory, nvml.Return) {
+		m, ret := d.handle.GetMemoryInfo()
+		unified = ret == nvml.ERROR_NOT_SUPPORTED
+		return m, ret
+	})
+	return Memory{Total: known(v1.Value.Total, v1.OK), Used: known(v1.Value.Used, v1.OK), unified: unified}
+}
+
+// BAR1 is how much of its memory a GPU or MIG instance maps through PCIe at most, in bytes.
+func (d Device) BAR1() (Reading[uint64], []Failure) {
+	r := &reader{device: d}
+	return d.bar1(r), r.failures
+}
+
+func (d Device) bar1(r *reader) Reading[uint64] {
+	bar1 := read(r, "nvmlDeviceGetBAR1MemoryInfo", d.handle.GetBAR1MemoryInfo)
+	return known(bar1.Value.Bar1Total, bar1.OK)
 }
 
 func (d Device) readMemory(r *reader, t *Traits) {
 	m := d.memory(r)
-	t.Memory, t.MemoryReserved = m.Total, m.Reserved
-	bar1 := read(r, "nvmlDeviceGetBAR1MemoryInfo", d.handle.GetBAR1MemoryInfo)
-	t.BAR1 = known(bar1.Value.Bar1Total, bar1.OK)
+	t.Memory, t.MemoryReserved, t.Unified = m.Total, m.Reserved, m.unified
+	t.BAR1 = d.bar1(r)
 	t.MemoryBusWidth = read(r, "nvmlDeviceGetMemoryBusWidth", d.handle.GetMemoryBusWidth)
 	node := read(r, "nvmlDeviceGetNumaNodeId", d.handle.GetNumaNodeId)
 	if node.OK && node.Value >= 0 {

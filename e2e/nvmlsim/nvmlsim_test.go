@@ -105,7 +105,7 @@ func TestStateChangesUnderALoadedLibrary(t *testing.T) {
 
 func TestDelayHoldsOnlyItsOwnCall(t *testing.T) {
 	s := Host("a", L4(), 2)
-	s.GPUs[0].Faults = []Fault{{Call: "nvmlDeviceGetPowerUsage", DelayMS: 400}}
+	s.GPUs[0].Faults = []Fault{{Call: "nvmlDeviceGetPowerUsage", DelayMS: 2000}}
 	lib, _ := open(t, s)
 	slow, _ := lib.DeviceGetHandleByIndex(0)
 	quick, _ := lib.DeviceGetHandleByIndex(1)
@@ -117,8 +117,12 @@ func TestDelayHoldsOnlyItsOwnCall(t *testing.T) {
 	}()
 	_, ret := quick.GetPowerUsage()
 	must.Eq(t, nvml.SUCCESS, ret)
-	must.Less(t, 300*time.Millisecond, time.Since(began))
-	must.GreaterEq(t, 400*time.Millisecond, <-done)
+	select {
+	case <-done:
+		t.Fatal("the quick call waited for the slow one")
+	default:
+	}
+	must.GreaterEq(t, 2*time.Second, <-done)
 }
 
 func TestEventsArriveOnce(t *testing.T) {

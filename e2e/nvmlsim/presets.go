@@ -48,14 +48,6 @@ func A100PCIe40GB() Model {
 	}
 }
 
-// B200 is the Blackwell module.
-func B200() Model {
-	return Model{
-		Name: "NVIDIA B200", MemoryMiB: 183359, BAR1MiB: 262144, Arch: archBlackwell, Major: 10, PowerW: 1000, MinPowerW: 200,
-		CoreMHz: 1965, MemMHz: 3996, VideMHz: 1965, PCIeGen: 5, ECC: true, MIG: true, Links: 18, Cores: 18944, BusBits: 8192,
-	}
-}
-
 // L40S is a data centre Ada card.
 func L40S() Model {
 	return Model{

@@ -68,6 +68,8 @@ type MIG struct {
 	MemoryMiB int
 	GI, CI    int
 	SMPercent float64 // activity of its multiprocessors
+	BAR1MiB   int     // 0 when it does not tell
+	Processes []Process
 }
 
 // Set changes a reading; several values are written one after another.
@@ -136,6 +138,12 @@ func writeFaults(b *bytes.Buffer, faults []Fault) {
 	}
 }
 
+func writeProcesses(b *bytes.Buffer, processes []Process) {
+	for _, p := range processes {
+		fmt.Fprintf(b, "process %s %d %d\n", p.Kind, p.PID, p.Bytes)
+	}
+}
+
 func (g *GPU) write(b *bytes.Buffer) {
 	fmt.Fprintf(b, "gpu %s\n", g.UUID)
 	if _, other := g.Readings["UUID"]; !other {
@@ -146,9 +154,7 @@ func (g *GPU) write(b *bytes.Buffer) {
 		fmt.Fprintf(b, "%s %s\n", key, g.Readings[key])
 	}
 	writeFaults(b, g.Faults)
-	for _, p := range g.Processes {
-		fmt.Fprintf(b, "process %s %d %d\n", p.Kind, p.PID, p.Bytes)
-	}
+	writeProcesses(b, g.Processes)
 	for _, e := range g.Events {
 		fmt.Fprintf(b, "event %d %d %d\n", e.Seq, e.Type, e.Data)
 	}
@@ -168,6 +174,10 @@ func (m MIG) write(b *bytes.Buffer, g *GPU) {
 	total := strconv.Itoa(m.MemoryMiB << 20)
 	fmt.Fprintf(b, "mig %s\nUUID %s\nName %s MIG %s\n", m.UUID, m.UUID, g.Readings["Name"], m.Profile)
 	fmt.Fprintf(b, "MemoryInfo %s %s 0\nGpuInstanceId %d\nComputeInstanceId %d\nAttributes 16 1 1 %d\n", total, total, m.GI, m.CI, m.MemoryMiB)
+	if m.BAR1MiB > 0 {
+		fmt.Fprintf(b, "BAR1MemoryInfo %d %d 0\n", m.BAR1MiB<<20, m.BAR1MiB<<20)
+	}
+	writeProcesses(b, m.Processes)
 	if m.SMPercent > 0 {
 		fmt.Fprintf(b, "Gpm.2 %g\n", m.SMPercent)
 	}

@@ -108,6 +108,8 @@ nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t d, unsigned int *out) {
     ENTER("nvmlDeviceGetIndex", H(d));
     for (int i = 0; sim_gpu(i) != NULL; i++)
         if (sim_gpu(i) == sec) *out = i;
+    for (int i = 0; sec->kind == 'm' && sim_mig(sec->parent, i) != NULL; i++)
+        if (sim_mig(sec->parent, i) == sec) *out = i;
     LEAVE(SIM_OK);
 }
 
@@ -193,6 +195,84 @@ nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t d, nvmlDeviceAttributes_t *
     if (v != NULL)
         sscanf(v, "%u %u %u %llu", &a->multiprocessorCount, &a->gpuInstanceSliceCount, &a->computeInstanceSliceCount, &a->memorySizeMB);
     LEAVE(v == NULL ? SIM_NOT_SUPPORTED : SIM_OK);
+}
+
+/* GPU and compute instances are the sections of their MIG devices: those of one GPU instance stand for it, the first of them by
+   handle. All are of the one profile that there is, one slice. */
+enum { GI_PROFILE = 19, CI_PROFILE = 0 };
+
+static int number(const struct sim_section *sec, const char *key) {
+    const char *v = sim_get(sec, key, 0);
+    return v == NULL ? -1 : atoi(v);
+}
+
+static struct sim_section *instance(const struct sim_section *gpu, unsigned int gi, int ci) {
+    struct sim_section *m = NULL;
+    for (int i = 0; (m = sim_mig(gpu, i)) != NULL; i++)
+        if (number(m, "GpuInstanceId") == (int)gi && (ci < 0 || number(m, "ComputeInstanceId") == ci)) break;
+    return m;
+}
+
+nvmlReturn_t nvmlDeviceGetGpuInstanceById(nvmlDevice_t d, unsigned int id, nvmlGpuInstance_t *gi) {
+    ENTER("nvmlDeviceGetGpuInstanceById", H(d));
+    struct sim_section *m = instance(sec, id, -1);
+    if (m == NULL) LEAVE(SIM_NOT_FOUND);
+    void *h = sim_handle(m);
+    memcpy(gi, &h, sizeof *gi);
+    LEAVE(SIM_OK);
+}
+
+nvmlReturn_t nvmlGpuInstanceGetComputeInstanceById(nvmlGpuInstance_t gi, unsigned int id, nvmlComputeInstance_t *ci) {
+    ENTER("nvmlGpuInstanceGetComputeInstanceById", H(gi));
+    struct sim_section *m = instance(sec->parent, number(sec, "GpuInstanceId"), id);
+    if (m == NULL) LEAVE(SIM_NOT_FOUND);
+    void *h = sim_handle(m);
+    memcpy(ci, &h, sizeof *ci);
+    LEAVE(SIM_OK);
+}
+
+nvmlReturn_t nvmlGpuInstanceGetInfo(nvmlGpuInstance_t gi, nvmlGpuInstanceInfo_t *info) {
+    ENTER("nvmlGpuInstanceGetInfo", H(gi));
+    memset(info, 0, sizeof *info);
+    info->device = as_device(sim_handle(sec->parent));
+    info->id = number(sec, "GpuInstanceId");
+    info->profileId = GI_PROFILE;
+    LEAVE(SIM_OK);
+}
+
+static nvmlReturn_t compute_info(const char *fn, nvmlComputeInstance_t ci, nvmlComputeInstanceInfo_t *info) {
+    ENTER(fn, H(ci));
+    memset(info, 0, sizeof *info);
+    info->device = as_device(sim_handle(sec->parent));
+    info->id = number(sec, "ComputeInstanceId");
+    info->profileId = CI_PROFILE;
+    LEAVE(SIM_OK);
+}
+
+nvmlReturn_t nvmlComputeInstanceGetInfo_v2(nvmlComputeInstance_t ci, nvmlComputeInstanceInfo_t *info) {
+    return compute_info("nvmlComputeInstanceGetInfo_v2", ci, info);
+}
+nvmlReturn_t nvmlComputeInstanceGetInfo(nvmlComputeInstance_t ci, nvmlComputeInstanceInfo_t *info) {
+    return compute_info("nvmlComputeInstanceGetInfo", ci, info);
+}
+
+nvmlReturn_t nvmlDeviceGetGpuInstanceProfileInfo(nvmlDevice_t d, unsigned int profile, nvmlGpuInstanceProfileInfo_t *info) {
+    ENTER("nvmlDeviceGetGpuInstanceProfileInfo", H(d));
+    if (profile != 0) LEAVE(SIM_NOT_SUPPORTED);
+    memset(info, 0, sizeof *info);
+    info->id = GI_PROFILE;
+    info->sliceCount = 1;
+    LEAVE(SIM_OK);
+}
+
+nvmlReturn_t nvmlGpuInstanceGetComputeInstanceProfileInfo(nvmlGpuInstance_t gi, unsigned int profile, unsigned int engine,
+                                                          nvmlComputeInstanceProfileInfo_t *info) {
+    ENTER("nvmlGpuInstanceGetComputeInstanceProfileInfo", H(gi));
+    if (profile != 0 || engine != 0) LEAVE(SIM_NOT_SUPPORTED);
+    memset(info, 0, sizeof *info);
+    info->id = CI_PROFILE;
+    info->sliceCount = 1;
+    LEAVE(SIM_OK);
 }
 
 /* NVLink: "link.<n> <bus id of the far end>". */

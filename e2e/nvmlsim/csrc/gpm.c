@@ -47,12 +47,11 @@ nvmlReturn_t nvmlGpmSampleFree(nvmlGpmSample_t s) {
 static void take(struct sample *s, const struct sim_section *sec) {
     memset(s, 0, sizeof *s);
     snprintf(s->id, sizeof s->id, "%s", sec->id);
-    for (int i = 0; i < METRICS; i++) {
-        char key[32];
-        snprintf(key, sizeof key, "Gpm.%d", i);
-        const char *v = sim_get(sec, key, 0);
-        s->has[i] = v != NULL;
-        s->value[i] = v != NULL ? strtod(v, NULL) : 0;
+    for (int i = 0; i < sec->n; i++) {
+        unsigned int metric;
+        if (strncmp(sec->keys[i], "Gpm.", 4) != 0 || (metric = strtoul(sec->keys[i] + 4, NULL, 10)) >= METRICS) continue;
+        s->has[metric] = 1;
+        s->value[metric] = strtod(sec->vals[i], NULL);
     }
 }
 
