@@ -67,9 +67,9 @@ func run(role string, args []string, stdout, stderr io.Writer) int {
 	case "device":
 		device.Serve()
 	case "member":
-		return member.Command(args)
+		return member.Command(args, stdout, stderr)
 	case "gateway":
-		return gateway.Command(args)
+		return gateway.Command(args, stdout, stderr)
 	case "gpu":
 		return command.Run(args, stdout, stderr)
 	case "doctor":
@@ -77,10 +77,22 @@ func run(role string, args []string, stdout, stderr io.Writer) int {
 	case "version", "-v", "--version", "-version":
 		fmt.Fprintf(stdout, "Pangaea %s\n", version)
 	case "help", "-h", "--help", "-help":
-		fmt.Fprint(stdout, usage)
-	default:
+		return help(role, args, stdout, stderr)
+	case "":
 		fmt.Fprint(stderr, usage)
 		return 2
+	default:
+		fmt.Fprintf(stderr, "pangaea has no command %q; see pangaea -h\n", role)
+		return 2
 	}
+	return 0
+}
+
+// help is "help COMMAND" for one command's options, and everything else that asks for help.
+func help(role string, args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && role == "help" && args[0] != "driver" && args[0] != "device" {
+		return run(args[0], []string{"-h"}, stdout, stderr)
+	}
+	fmt.Fprint(stdout, usage)
 	return 0
 }

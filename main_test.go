@@ -40,7 +40,8 @@ func TestRun(t *testing.T) {
 		{"gpu", nil, 2, "", "Usage: pangaea gpu"},
 		{"doctor", []string{"x"}, 2, "", `no argument "x"`},
 		{"", nil, 2, "", "Usage: pangaea"},
-		{"drvier", nil, 2, "", "Usage: pangaea"},
+		{"help", []string{"doctor"}, 0, "Usage: pangaea doctor", ""},
+		{"drvier", nil, 2, "", `no command "drvier"`},
 	} {
 		t.Run("pangaea "+c.role, func(t *testing.T) {
 			var out, err bytes.Buffer

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"cmp"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -148,43 +147,48 @@ func (g *Gateway) search(_ http.ResponseWriter, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, namespaces := map[contexts.Context][]string{}, g.names(request.Prefix)
-	for kind, ids := range namespaces {
-		for id, namespace := range ids {
-			if kind == contexts.Nodes || visible(namespace) {
-				found[kind] = append(found[kind], id)
-			}
+	found := map[contexts.Context][]string{}
+	for _, one := range g.names(request.Prefix) {
+		if one.kind == contexts.Nodes || visible(one.namespace) {
+			found[one.kind] = append(found[one.kind], one.id)
 		}
 	}
 	return searchReply(found, request.Context), nil
 }
 
-// names lists all IDs that begin with a prefix, by kind, with their namespace.
-func (g *Gateway) names(prefix string) map[contexts.Context]map[string]string {
-	namespaces := map[contexts.Context]map[string]string{contexts.Jobs: {}, contexts.Evals: {}, contexts.Allocs: {}, contexts.Deployments: {}, contexts.Nodes: {}}
+// named is something that a search may find.
+type named struct {
+	kind          contexts.Context
+	id, namespace string
+}
+
+// names lists everything whose ID begins with a prefix.
+func (g *Gateway) names(prefix string) (out []named) {
+	add := func(kind contexts.Context, id, namespace string) {
+		if id != "" && strings.HasPrefix(id, prefix) {
+			out = append(out, named{kind, id, namespace})
+		}
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for key, j := range g.jobs {
 		if j.known {
-			namespaces[contexts.Jobs][key.id] = key.namespace
-			namespaces[contexts.Deployments][g.deploymentID(j)] = key.namespace
+			add(contexts.Jobs, key.id, key.namespace)
+			add(contexts.Deployments, g.deploymentID(j), key.namespace)
 		}
 	}
 	for id, e := range g.evals.byID {
-		namespaces[contexts.Evals][id] = e.Namespace
+		add(contexts.Evals, id, e.Namespace)
 	}
 	for _, m := range g.members {
 		for id, stub := range m.allocs {
-			namespaces[contexts.Allocs][id] = stub.Namespace
+			add(contexts.Allocs, id, stub.Namespace)
 		}
 	}
 	for id := range g.nodes {
-		namespaces[contexts.Nodes][id] = ""
+		add(contexts.Nodes, id, "")
 	}
-	for _, ids := range namespaces {
-		maps.DeleteFunc(ids, func(id, _ string) bool { return id == "" || !strings.HasPrefix(id, prefix) })
-	}
-	return namespaces
+	return out
 }
 
 func searchReply(found map[contexts.Context][]string, wanted contexts.Context) *api.SearchResponse {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -267,6 +268,95 @@ func TestConflictingWrite(t *testing.T) {
 	job, _, err := p.client.Jobs().Info("web", nil)
 	must.NoError(t, err)
 	must.Eq(t, 6, *job.Version)
+}
+
+// TestOvertakenWrite is a caller that hears of its own write only after somebody else has changed the job again.
+func TestOvertakenWrite(t *testing.T) {
+	p := newPool(t, france())
+	p.run(testJob("web", "service", 1))
+	p.store.afterWrite = func() { p.run(testJob("web", "service", 3)) }
+	p.run(testJob("web", "service", 2))
+	job, _, err := p.client.Jobs().Info("web", nil)
+	must.NoError(t, err)
+	must.Eq(t, 3, *job.TaskGroups[0].Count)
+	must.Eq(t, map[string]int{"fr-par-1": 3}, p.live("web"))
+
+	p.store.afterWrite = func() { p.run(testJob("web", "service", 2)) }
+	_, _, err = p.client.Jobs().Deregister("web", true, nil)
+	must.NoError(t, err)
+	p.eventually("run again after its purge", func() bool {
+		j := p.gateway.jobs[jobKey{"default", "web"}]
+		return j != nil && j.known && j.evalID == ""
+	})
+	must.Eq(t, map[string]int{"fr-par-1": 2}, p.live("web"))
+}
+
+// TestIndexOfLists checks that a list does not carry the index of a change that it does not show: whoever waits for a
+// later one would miss it.
+func TestIndexOfLists(t *testing.T) {
+	p := newPool(t, france())
+	p.run(testJob("web", "service", 1))
+	p.group.Wait()
+	for _, path := range []string{"/v1/jobs", "/v1/allocations", "/v1/evaluations"} {
+		var after uint64
+		p.store.mu.Lock()
+		p.store.onRead = func() {
+			p.gateway.mu.Lock()
+			defer p.gateway.mu.Unlock()
+			after = p.gateway.changed()
+		}
+		p.store.mu.Unlock()
+		_, _, header := p.do("GET", path+"?namespace=*", "user", nil)
+		shown, err := strconv.ParseUint(header.Get("X-Nomad-Index"), 10, 64)
+		must.NoError(t, err)
+		must.Less(t, after, shown, must.Sprint(path))
+	}
+}
+
+// TestPageAfterRemoval pages through a list of which the next page's first item was removed meanwhile.
+func TestPageAfterRemoval(t *testing.T) {
+	item := func(id string) listed[string] { return listed[string]{show: id, id: id, token: id} }
+	for _, one := range []struct{ query, want string }{
+		{"next_token=b", "cd"}, {"next_token=c", "cd"}, {"next_token=e", ""}, {"next_token=b&reverse=true", "a"}, {"next_token=0&reverse=true", ""}, {"", "acd"},
+	} {
+		request := httptest.NewRequest("GET", "/v1/jobs?"+one.query, nil)
+		out, err := page(httptest.NewRecorder(), &call{Request: request}, []listed[string]{item("a"), item("c"), item("d")})
+		must.NoError(t, err)
+		must.Eq(t, one.want, strings.Join(out, ""), must.Sprint(one.query))
+	}
+}
+
+// TestSearch checks that a job is found though another namespace has one of its name.
+func TestSearch(t *testing.T) {
+	p := newPool(t, france())
+	for _, namespace := range []string{"default", "other"} {
+		job := testJob("web", "service", 1)
+		job.Namespace = ptr(namespace)
+		p.run(job)
+	}
+	for range 30 { // maps have no order
+		_, text, _ := p.do("PUT", "/v1/search", "user", map[string]string{"Prefix": "we", "Context": "jobs"})
+		must.StrContains(t, text, `"web"`)
+		_, text, _ = p.do("PUT", "/v1/search", "user", map[string]string{"Prefix": "we", "Context": "jobs", "Namespace": "*"})
+		must.StrContains(t, text, `["web","web"]`)
+	}
+}
+
+// TestDiffsHoldNobodyUp checks that versions are compared after the lock is given back: for a job of some megabytes it
+// takes seconds, in which no member would be heard.
+func TestDiffsHoldNobodyUp(t *testing.T) {
+	p := newPool(t, france())
+	p.run(testJob("web", "service", 1))
+	p.run(testJob("web", "service", 2))
+	p.gateway.mu.Lock()
+	out := p.gateway.showVersions(p.gateway.jobs[jobKey{"default", "web"}], &call{Request: httptest.NewRequest("GET", "/?diffs=true", nil)})
+	p.gateway.mu.Unlock()
+	_, later := out.(func() any)
+	must.True(t, later)
+	_, diffs, _, err := p.client.Jobs().Versions("web", true, nil)
+	must.NoError(t, err)
+	must.Len(t, 1, diffs)
+	must.Eq(t, "Edited", diffs[0].Type)
 }
 
 // TestLeaderless checks what a follower does: it passes on to the leader, or says that there is none.

@@ -7,8 +7,9 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/hashicorp/hcl/v2/hclsimple"
+	"github.com/hashicorp/go-hclog"
 
+	"pangaea/federation/configfile"
 	"pangaea/federation/state"
 )
 
@@ -80,11 +81,8 @@ type Limits struct {
 // LoadConfig reads a configuration file. Keys that it does not know are errors.
 func LoadConfig(path string) (Config, error) {
 	var config Config
-	err := hclsimple.DecodeFile(path, nil, &config)
-	if err != nil {
-		return Config{}, fmt.Errorf("cannot read the gateway's configuration: %w", err)
-	}
-	return config, nil
+	err := configfile.Decode(path, &config)
+	return config, err
 }
 
 // settings is a configuration with its defaults, checked.
@@ -95,6 +93,8 @@ type settings struct {
 	suspect, detached, lost        time.Duration
 	reserve                        time.Duration
 	maxBody                        int64
+	bodyTime                       time.Duration // longest time that a request's body may take
+	relayIdle                      time.Duration // longest silence between two workers, as long as members' own relays wait
 	workers                        int
 	store                          state.Config
 	now                            func() time.Time
@@ -103,7 +103,10 @@ type settings struct {
 // Validate reports every mistake in the configuration at once.
 func (c Config) Validate() error {
 	_, err := c.settings()
-	return err
+	if err != nil {
+		return fmt.Errorf("cannot use the gateway's configuration: %w", err)
+	}
+	return nil
 }
 
 func (c Config) settings() (settings, error) {
@@ -128,7 +131,8 @@ func (c Config) settings() (settings, error) {
 		detached: duration("clocks.detached_after", clocks.DetachedAfter, 15*time.Second),
 		lost:     duration("clocks.lost_after", clocks.LostAfter, 5*time.Minute),
 		reserve:  duration("clocks.reserve_for", clocks.ReserveFor, 30*time.Second),
-		maxBody:  or(limits.MaxBodyBytes, 8<<20), workers: or(limits.Workers, 8), now: c.Now,
+		maxBody:  or(limits.MaxBodyBytes, 8<<20), bodyTime: 30 * time.Second, relayIdle: 12 * time.Hour,
+		workers: or(limits.Workers, 8), now: c.Now,
 		store: state.Config{
 			Address: consul.Address, GRPCAddress: consul.GRPCAddress, TokenFile: consul.TokenFile, CAFile: consul.CAFile,
 			SessionTTL: duration("consul.session_ttl", consul.SessionTTL, 10*time.Second),
@@ -140,6 +144,9 @@ func (c Config) settings() (settings, error) {
 	}
 	if s.detached < s.suspect {
 		errs = append(errs, errors.New("clocks.detached_after is before clocks.suspect_after: a member is suspected first"))
+	}
+	if hclog.LevelFromString(or(c.LogLevel, "info")) == hclog.NoLevel {
+		errs = append(errs, fmt.Errorf("log_level %q: use trace, debug, info, warn, error or off", c.LogLevel))
 	}
 	if limits.Workers < 0 || limits.MaxBodyBytes < 0 {
 		errs = append(errs, errors.New("limits must not be negative"))

@@ -101,6 +101,16 @@ func TestDispatchOnce(t *testing.T) {
 	must.NotEq(t, ids[0], out.DispatchedJobID)
 }
 
+// A parameterized job that is purged leaves nothing behind in memory, though it was never placed.
+func TestPurgedParentIsForgotten(t *testing.T) {
+	p := newPool(t, france())
+	_, _, err := p.client.Jobs().Register(sayJob("optional"), nil)
+	must.NoError(t, err)
+	_, _, err = p.client.Jobs().Deregister("say", true, nil)
+	must.NoError(t, err)
+	p.eventually("forgotten", func() bool { return p.gateway.jobs[jobKey{"default", "say"}] == nil })
+}
+
 func TestDispatchRefusals(t *testing.T) {
 	p := newPool(t, france())
 	who := map[string]string{"who": "me"}

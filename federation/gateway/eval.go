@@ -57,6 +57,9 @@ func (t *evalTable) put(e *api.Evaluation) {
 		t.order = t.order[1:]
 		key := jobKey{oldest.Namespace, oldest.JobID}
 		t.byJob[key] = slices.DeleteFunc(t.byJob[key], func(id string) bool { return id == oldest.ID })
+		if len(t.byJob[key]) == 0 {
+			delete(t.byJob, key)
+		}
 		delete(t.byID, oldest.ID)
 	}
 }
@@ -164,9 +167,14 @@ func (g *Gateway) allQueued(j *job) map[string]int {
 // restoreEval gives a job that was read from Consul the evaluation that its record names, so that a tool that waits
 // for it over a change of leader finds it. The caller holds mu.
 func (g *Gateway) restoreEval(j *job) {
-	if j.record.EvalID != "" {
-		g.newEval(j, "job-register", j.record.EvalID)
+	id := j.record.EvalID
+	if id == "" {
+		return
 	}
+	if known := g.evals.byID[id]; known != nil && (known.Namespace != j.key.namespace || known.JobID != j.key.id) {
+		id = newID() // users can write records themselves: another job's evaluation is not theirs
+	}
+	g.newEval(j, "job-register", id)
 }
 
 func newID() string {

@@ -174,6 +174,9 @@ func (g *Gateway) adopt(entry state.Job) {
 		j = newJob(key)
 		g.jobs[key] = j
 	}
+	if j.consulIndex > entry.Index { // read before a write that this gateway has made since
+		return
+	}
 	j.record, j.consulIndex, j.known = record, entry.Index, true
 	g.index.observe(max(deref(record.Job.ModifyIndex), deref(record.Job.JobModifyIndex)))
 }

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -71,7 +73,9 @@ func tokenOf(r *http.Request) string {
 // handle wraps a handler with what all endpoints share.
 func (g *Gateway) handle(h handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, g.settings.maxBody)
+		if r.Body != http.NoBody {
+			r.Body = g.timed(w, http.MaxBytesReader(w, r.Body, g.settings.maxBody))
+		}
 		c, err := g.newCall(r)
 		if err != nil {
 			g.writeError(w, r, err)
@@ -93,6 +97,31 @@ func (g *Gateway) handle(h handler) http.HandlerFunc {
 		header.Set("X-Nomad-KnownLeader", "true")
 		writeBody(w, r, out)
 	}
+}
+
+// timedBody is a request's body that must come within a time. The handler may take longer: the deadline ends with the
+// body, since one that passes later would end the request.
+type timedBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+}
+
+func (g *Gateway) timed(w http.ResponseWriter, body io.ReadCloser) io.ReadCloser {
+	control := http.NewResponseController(w)
+	err := control.SetReadDeadline(time.Now().Add(g.settings.bodyTime))
+	if err != nil { // no connection
+		return body
+	}
+	return &timedBody{ReadCloser: body, control: control}
+}
+
+// Read implements io.Reader.
+func (b *timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // writeBody compresses for those who ask, as Nomad does.
@@ -121,7 +150,7 @@ func (g *Gateway) writeError(w http.ResponseWriter, r *http.Request, err error) 
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = w.Write([]byte(text)) //nolint:gosec // plain text, as its type says
+	_, _ = w.Write([]byte(text))
 }
 
 func writeStoreError(w http.ResponseWriter, err error) {
@@ -136,6 +165,8 @@ func describe(err error) (int, string) {
 	switch {
 	case errors.As(err, &own):
 		return own.status, own.text
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return http.StatusRequestTimeout, "the request's body took too long: send it again"
 	case errors.As(err, &large):
 		return http.StatusRequestEntityTooLarge, fmt.Sprintf("request is larger than %d bytes: raise limits.max_body_bytes or send less", large.Limit)
 	case errors.Is(err, state.ErrPermission):
@@ -156,7 +187,7 @@ func describe(err error) (int, string) {
 func decode(c *call, into any) error {
 	err := json.NewDecoder(c.Body).Decode(into)
 	var large *http.MaxBytesError
-	if err != nil && !errors.As(err, &large) {
+	if err != nil && !errors.As(err, &large) && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return fail(http.StatusBadRequest, "cannot decode the request: %s", err)
 	}
 	return err
@@ -195,8 +226,10 @@ const (
 )
 
 // wait makes a request a blocking query: it returns when current is above the index that the request names, or its
-// time is up. current is called with mu held.
+// time is up. current is called with mu held. What the handler looks at afterwards is at least as new as the answer's
+// index then: a change in between is for the next query to show.
 func (g *Gateway) wait(c *call, current func() uint64) {
+	defer func() { c.index = g.index.current() }()
 	query := c.URL.Query()
 	after, err := strconv.ParseUint(query.Get("index"), 10, 64)
 	if err != nil || after == 0 {

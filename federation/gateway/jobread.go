@@ -23,7 +23,8 @@ func (g *Gateway) find(c *call) (jobKey, error) {
 	return key, nil
 }
 
-// read answers a query about one job: it checks the right, waits as a blocking query, and calls show with mu held.
+// read answers a query about one job: it checks the right, waits as a blocking query, and calls show with mu held. What
+// show leaves for later, as a func() any, is done without it.
 func (g *Gateway) read(show func(*job, *call) any) handler {
 	return func(_ http.ResponseWriter, c *call) (any, error) {
 		key, err := g.find(c)
@@ -31,15 +32,23 @@ func (g *Gateway) read(show func(*job, *call) any) handler {
 			return nil, err
 		}
 		g.wait(c, func() uint64 { return g.indexOf(key) })
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		j := g.jobs[key]
-		if j == nil || !j.known {
-			return nil, fail(http.StatusNotFound, "job not found")
+		out, err := g.showKnown(key, c, show)
+		if later, ok := out.(func() any); ok {
+			out = later()
 		}
-		c.index = max(j.index, 1)
-		return show(j, c), nil
+		return out, err
 	}
+}
+
+func (g *Gateway) showKnown(key jobKey, c *call, show func(*job, *call) any) (any, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	j := g.jobs[key]
+	if j == nil || !j.known {
+		return nil, fail(http.StatusNotFound, "job not found")
+	}
+	c.index = max(j.index, 1)
+	return show(j, c), nil
 }
 
 // indexOf is when a job changed last; a job that is gone has changed now. The caller holds mu.
@@ -113,7 +122,8 @@ func (g *Gateway) showAllocs(j *job, _ *call) any {
 	return append([]*api.AllocationListStub{}, g.stubs(j)...)
 }
 
-// showVersions answers job history. Differences are Nomad's own work on its own structures.
+// showVersions answers job history. Differences are Nomad's own work on its own structures, and take it a second for a
+// job of some megabytes.
 func (g *Gateway) showVersions(j *job, c *call) any {
 	out := struct {
 		Versions []*api.Job
@@ -122,15 +132,18 @@ func (g *Gateway) showVersions(j *job, c *call) any {
 	if c.URL.Query().Get("diffs") != "true" {
 		return out
 	}
-	for i := range len(out.Versions) - 1 {
-		diff, err := diffJobs(out.Versions[i+1], out.Versions[i], true)
-		if err != nil {
-			g.logger.Warn("cannot compare versions", "job", j.key.String(), "error", err)
-			return out
+	key := j.key
+	return func() any {
+		for i := range len(out.Versions) - 1 {
+			diff, err := diffJobs(out.Versions[i+1], out.Versions[i], true)
+			if err != nil {
+				g.logger.Warn("cannot compare versions", "job", key.String(), "error", err)
+				return out
+			}
+			out.Diffs = append(out.Diffs, diff)
 		}
-		out.Diffs = append(out.Diffs, diff)
+		return out
 	}
-	return out
 }
 
 func (g *Gateway) showScale(j *job, _ *call) any {

@@ -173,12 +173,16 @@ func keepCounts(next, old *api.Job) {
 	}
 }
 
-// settle puts a record that was just written into memory. The caller holds mu.
+// settle puts a record that was just written into memory, unless somebody else's later one is there already. The caller
+// holds mu.
 func (g *Gateway) settle(key jobKey, record pool.JobRecord, consulIndex uint64) *job {
 	j := g.jobs[key]
 	if j == nil {
 		j = newJob(key)
 		g.jobs[key] = j
+	}
+	if j.consulIndex > consulIndex {
+		return j
 	}
 	j.record, j.consulIndex, j.known = record, consulIndex, true
 	clear(j.excluded) // a "no" to the last version says nothing about this one
@@ -189,6 +193,12 @@ func (g *Gateway) settle(key jobKey, record pool.JobRecord, consulIndex uint64) 
 
 // refresh reads a job anew after somebody else changed it.
 func (g *Gateway) refresh(ctx context.Context, key jobKey) error {
+	g.mu.Lock()
+	before := uint64(0)
+	if j := g.jobs[key]; j != nil {
+		before = j.consulIndex
+	}
+	g.mu.Unlock()
 	entry, err := g.store.GetJob(ctx, key.namespace, key.id)
 	if err != nil && !errors.Is(err, state.ErrNotFound) {
 		return err
@@ -200,7 +210,7 @@ func (g *Gateway) refresh(ctx context.Context, key jobKey) error {
 		if j := g.jobs[key]; j != nil {
 			g.restoreEval(j)
 		}
-	} else if j := g.jobs[key]; j != nil {
+	} else if j := g.jobs[key]; j != nil && j.consulIndex == before {
 		j.known = false
 	}
 	g.work.add(key)
@@ -240,7 +250,9 @@ func (g *Gateway) stopJob(_ http.ResponseWriter, c *call) (any, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	j = g.settle(key, record, cas)
-	j.known = !purge
+	if purge && j.consulIndex == cas { // else it was run again already
+		j.known = false
+	}
 	if isParent(&next) { // what was dispatched from it goes on
 		g.touch(j)
 		g.work.add(key)

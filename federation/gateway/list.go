@@ -26,20 +26,18 @@ func page[T any](w http.ResponseWriter, c *call, items []listed[T]) ([]T, error)
 		return nil, err
 	}
 	prefix := query.Get("prefix")
-	slices.SortFunc(items, func(a, b listed[T]) int { return cmp.Compare(a.token, b.token) })
+	order := 1
 	if query.Get("reverse") == "true" {
-		slices.Reverse(items)
+		order = -1
 	}
+	slices.SortFunc(items, func(a, b listed[T]) int { return order * cmp.Compare(a.token, b.token) })
 	size, err := sizeOf(query.Get("per_page"))
 	if err != nil {
 		return nil, err
 	}
-	out, from := []T{}, 0
-	if start := query.Get("next_token"); start != "" {
-		from = max(slices.IndexFunc(items, func(item listed[T]) bool { return item.token == start }), 0)
-	}
-	for _, item := range items[from:] {
-		if !strings.HasPrefix(item.id, prefix) {
+	out, start := []T{}, query.Get("next_token")
+	for _, item := range items {
+		if start != "" && order*cmp.Compare(item.token, start) < 0 || !strings.HasPrefix(item.id, prefix) {
 			continue
 		}
 		ok, err := test(item.filter)

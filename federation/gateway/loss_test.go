@@ -67,6 +67,31 @@ func (p *fakePool) memberState(alias string) string {
 	return string(p.gateway.members[alias].state)
 }
 
+// TestOffersOfANewSession is a member whose agent came anew before the gateway has noticed that its older session is dead:
+// the new session's offers are numbered from 1, and are the member's signs of life.
+func TestOffersOfANewSession(t *testing.T) {
+	p := newPool(t, france(), japan())
+	fr := p.members["fr-par-1"]
+	for range 20 {
+		fr.offer()
+	}
+	p.run(losing(time.Minute))
+	p.group.Wait()
+	older, cancel, done := fr.session, fr.cancel, fr.done
+	fr.set(func() { fr.sequence = 0 })
+	fr.connect(p.gateway)
+	for range 7 {
+		p.pass(10 * time.Second)
+	}
+	must.Eq(t, "ready", p.memberState("fr-par-1"))
+	must.Eq(t, "ready", p.memberState("jp-tyo-1"))
+	must.Eq(t, map[string]int{"fr-par-1": 2}, p.live("web"))
+	cancel()
+	_ = older.Close()
+	<-done
+	must.Eq(t, "ready", p.memberState("fr-par-1"))
+}
+
 // A blip is no loss: the member comes back within the job's time and everything is as it was.
 func TestBlip(t *testing.T) {
 	p := newPool(t, france(), japan())

@@ -83,22 +83,21 @@ func (m *member) silence(now time.Time) time.Duration {
 
 // update takes news about allocations and returns the jobs that it is about. Allocations get the pool's index in place
 // of their member's: tools compare it with that of the pool's evaluations. theirs says which of those that were
-// not known before can be this member's.
+// not known before can be this member's; the others stay in their job.
 func (m *member) update(status pool.Status, index uint64, theirs func(*api.AllocationListStub) bool) []jobKey {
 	touched, before := map[jobKey]bool{}, maps.Clone(m.allocs)
 	if status.Full {
-		clear(m.allocs)
-		clear(m.byJob)
-		clear(m.summaries)
+		m.forgetOthers(status.Known)
 	}
 	for _, stub := range status.Allocations {
 		if stub == nil || stub.ID == "" {
 			continue
 		}
-		if before[stub.ID] == nil && !theirs(stub) {
+		old := before[stub.ID]
+		if !belongs(stub, old, theirs) {
 			continue
 		}
-		if m.put(stub, before[stub.ID], index) {
+		if m.put(stub, old, index) {
 			touched[jobKey{stub.Namespace, stub.JobID}] = true
 		}
 	}
@@ -114,6 +113,26 @@ func (m *member) update(status pool.Status, index uint64, theirs func(*api.Alloc
 		}
 	}
 	return slices.Collect(maps.Keys(touched))
+}
+
+// forgetOthers keeps the allocations with these IDs alone.
+func (m *member) forgetOthers(known []string) {
+	before := maps.Clone(m.allocs)
+	clear(m.allocs)
+	clear(m.byJob)
+	clear(m.summaries)
+	for _, id := range known {
+		if old := before[id]; old != nil {
+			m.keep(old)
+		}
+	}
+}
+
+func belongs(stub, old *api.AllocationListStub, theirs func(*api.AllocationListStub) bool) bool {
+	if old == nil {
+		return theirs(stub)
+	}
+	return old.Namespace == stub.Namespace && old.JobID == stub.JobID
 }
 
 // maxMemberAllocs bounds the memory that one member's news can take.
@@ -150,13 +169,17 @@ func (m *member) put(stub, old *api.AllocationListStub, index uint64) bool {
 	if changed {
 		stub.ModifyIndex = index
 	}
+	m.keep(stub)
+	return changed
+}
+
+func (m *member) keep(stub *api.AllocationListStub) {
 	key := jobKey{stub.Namespace, stub.JobID}
 	m.allocs[stub.ID] = stub
 	if m.byJob[key] == nil {
 		m.byJob[key] = map[string]*api.AllocationListStub{}
 	}
 	m.byJob[key][stub.ID] = stub
-	return changed
 }
 
 // stub returns an allocation as users see it: what a silent member's allocations do is not known.

@@ -61,11 +61,12 @@ func (m *fakeMember) connect(g *Gateway) pool.SyncReply {
 	gateway, member, err := tunnel.Pipe(m.alias, tunnel.Config{})
 	must.NoError(m.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
-	m.set(func() { m.session, m.cancel, m.done = member, cancel, make(chan struct{}) })
+	done := make(chan struct{})
+	m.set(func() { m.session, m.cancel, m.done = member, cancel, done })
 	var group sync.WaitGroup
 	group.Go(func() { g.accept(ctx, gateway) })
 	group.Go(func() { _ = member.Serve(ctx, m.handler()) })
-	go func() { group.Wait(); close(m.done) }()
+	go func() { group.Wait(); close(done) }()
 	return m.sync()
 }
 

@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if file := os.Getenv(gatewayProcess); file != "" { // this process is a gateway that a test may kill
-		os.Exit(Command([]string{"-config", file}))
+		os.Exit(Command([]string{"-config", file}, os.Stdout, os.Stderr))
 	}
 	// Consul's library tries on for some seconds to find out whether a lock was lost, whatever its caller does.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/hashicorp/consul/api.(*Lock).monitorLock"))

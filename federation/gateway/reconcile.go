@@ -157,7 +157,7 @@ func (g *Gateway) halt(ctx context.Context, v view) error {
 		g.finish(v.key, nil) // what is silent is told to stop when it comes back
 		return err
 	}
-	if !v.known && v.setIndex != 0 {
+	if !v.known {
 		return g.forget(ctx, v)
 	}
 	g.finish(v.key, nil)
@@ -170,9 +170,11 @@ func (g *Gateway) forget(ctx context.Context, v view) error {
 	g.mu.Lock()
 	fence := g.fence
 	g.mu.Unlock()
-	_, err := g.store.PutPlacements(ctx, fence, state.PlacementWrite{Set: v.set, CAS: v.setIndex, Delete: true})
-	if err != nil && !errors.Is(err, state.ErrNotFound) {
-		return err
+	if v.setIndex != 0 {
+		_, err := g.store.PutPlacements(ctx, fence, state.PlacementWrite{Set: v.set, CAS: v.setIndex, Delete: true})
+		if err != nil && !errors.Is(err, state.ErrNotFound) {
+			return err
+		}
 	}
 	g.finish(v.key, nil)
 	g.mu.Lock()

@@ -3,18 +3,17 @@ package gateway
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
 
 	"pangaea/federation/pool"
+	"pangaea/federation/relay"
 	"pangaea/federation/tunnel"
 )
 
 // onRelay joins a worker at one member with a worker of the same job at another: the gateway finds who holds the
-// wanted rank, asks that member to dial it, and copies bytes both ways until both sides have ended. Only a member that
+// wanted rank, asks that member to dial it, and copies bytes both ways until both sides have ended or fallen silent. Only a member that
 // runs part of the job may ask, so that a tunnel is no way into others' jobs.
 func (g *Gateway) onRelay(w http.ResponseWriter, r *http.Request) {
 	from, ok := tunnel.FromContext(r.Context())
@@ -53,15 +52,15 @@ func (g *Gateway) onRelay(w http.ResponseWriter, r *http.Request) {
 		writeRelayError(w, err)
 		return
 	}
-	defer far.Close()
 	near, err := tunnel.AcceptStream(w, r)
 	if err != nil {
 		g.logger.Debug("cannot take over a relay", "member", from.Peer(), "error", err)
+		_ = far.Close()
 		return
 	}
-	defer near.Close()
-	sent, received := splice(near, far)
-	g.logger.Debug("relay ended", "job", key.String(), "from", from.Peer(), "to", to, "sent", sent, "received", received)
+	// The request's own context ends when its connection is taken over; the streams end with their sessions.
+	count, err := relay.Splice(context.WithoutCancel(r.Context()), near, far, g.settings.relayIdle)
+	g.logger.Debug("relay ended", "job", key.String(), "from", from.Peer(), "to", to, "sent", count.Out, "received", count.In, "error", err)
 }
 
 func writeRelayError(w http.ResponseWriter, err error) {
@@ -93,23 +92,4 @@ func route(set pool.PlacementSet, from, group string, index int) (to string, sta
 		return "", http.StatusNotFound, "cannot relay: no member runs allocation " + strconv.Itoa(index) + " of the group"
 	}
 	return to, 0, ""
-}
-
-// splice copies both ways until both sides have ended, and passes each end on as a half-close.
-func splice(near, far tunnel.Stream) (sent, received int64) {
-	var group sync.WaitGroup
-	one := func(to, from tunnel.Stream, n *int64) {
-		var err error
-		*n, err = io.Copy(to, from)
-		if err != nil { // broken, not ended: waking the other direction is all that is left
-			_ = to.Close()
-			_ = from.Close()
-			return
-		}
-		_ = to.CloseWrite()
-	}
-	group.Go(func() { one(far, near, &sent) })
-	group.Go(func() { one(near, far, &received) })
-	group.Wait()
-	return sent, received
 }

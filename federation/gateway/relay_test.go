@@ -55,7 +55,14 @@ func TestRelay(t *testing.T) {
 			must.ErrorContains(t, err, one.want)
 		})
 	}
+	p.gateway.settings.relayIdle = 50 * time.Millisecond
+	silent, err := jp.dial("train", "g", "0")
+	must.NoError(t, err)
+	must.NoError(t, silent.SetReadDeadline(time.Now().Add(10*time.Second)))
+	_, err = silent.Read(make([]byte, 1))
+	must.ErrorIs(t, err, io.EOF, must.Sprint("a silent relay ends"))
+	must.NoError(t, silent.Close())
 	p.members["fr-par-1"].disconnect()
-	_, err := jp.dial("train", "g", "0")
+	_, err = jp.dial("train", "g", "0")
 	must.ErrorContains(t, err, "member fr-par-1 is not connected")
 }

@@ -25,6 +25,8 @@ type fakeStore struct {
 	jobWrites  int
 	setWrites  int
 	beforePut  func() // runs once, before the next job is written
+	afterWrite func() // runs once, between the next write of a job and its caller's hearing of it
+	onRead     func() // runs whenever a right to read is asked for
 	maxJobSize int
 }
 
@@ -56,6 +58,7 @@ func (s *fakeStore) PutJob(_ context.Context, token string, record *pool.JobReco
 	if hook != nil {
 		hook()
 	}
+	defer s.written()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	data, _ := json.Marshal(record)
@@ -74,6 +77,16 @@ func (s *fakeStore) PutJob(_ context.Context, token string, record *pool.JobReco
 	s.jobWrites++
 	s.jobs[key] = state.Job{Value: clone(*record), Index: s.index}
 	return s.index, nil
+}
+
+func (s *fakeStore) written() {
+	s.mu.Lock()
+	hook := s.afterWrite
+	s.afterWrite = nil
+	s.mu.Unlock()
+	if hook != nil {
+		hook()
+	}
 }
 
 func (s *fakeStore) GetJob(_ context.Context, namespace, id string) (state.Job, error) {
@@ -97,6 +110,7 @@ func (s *fakeStore) ListJobs(context.Context, string) ([]state.Job, error) {
 }
 
 func (s *fakeStore) DeleteJob(_ context.Context, token, namespace, id string, _ uint64) error {
+	defer s.written()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.denied[token] || s.readOnly[token] {
@@ -163,6 +177,9 @@ func (s *fakeStore) ListMembers(context.Context) ([]state.Member, error) {
 func (s *fakeStore) CanRead(_ context.Context, token, _ string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.onRead != nil {
+		s.onRead()
+	}
 	if s.denied[token] {
 		return state.ErrPermission
 	}

@@ -37,14 +37,28 @@ func (g *Gateway) disconnected(alias string, s session) {
 	g.advance(m, g.settings.now())
 }
 
-// memberHandler is what members may ask of a gateway.
+// memberHandler is what a member may ask of a gateway in one session.
 func (g *Gateway) memberHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("PUT "+pool.PathSync, g.onSync)
-	mux.HandleFunc("PUT "+pool.PathOffer, g.onOffer)
-	mux.HandleFunc("PUT "+pool.PathStatus, g.onStatus)
+	turn := make(chan struct{}, 1)
+	mux.HandleFunc("PUT "+pool.PathSync, inTurn(turn, g.onSync))
+	mux.HandleFunc("PUT "+pool.PathOffer, inTurn(turn, g.onOffer))
+	mux.HandleFunc("PUT "+pool.PathStatus, inTurn(turn, g.onStatus))
 	mux.HandleFunc("GET "+pool.PathRelay, g.onRelay)
 	return mux
+}
+
+// inTurn has a session's messages wait for each other, as an agent sends them: side by side each may take as much memory
+// as one message may.
+func inTurn(turn chan struct{}, next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case turn <- struct{}{}:
+			defer func() { <-turn }()
+			next(w, r)
+		case <-r.Context().Done():
+		}
+	}
 }
 
 // receive decodes a member's message and names its sender by its certificate. On false it has answered. A gateway that
@@ -148,6 +162,9 @@ func (g *Gateway) joined(ctx context.Context, alias string, s session, request p
 		m.joined = now.UTC()
 	}
 	changed := fresh || m.place != request.Place || m.price != request.Price || m.version != request.Version
+	if m.session != s { // its offers are numbered anew
+		m.offer, m.free, m.sequence = nil, nil, 0
+	}
 	m.session, m.synced, m.heard = s, true, now
 	m.place, m.price, m.version = request.Place, request.Price, request.Version
 	runs := map[string]uint64{}

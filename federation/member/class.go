@@ -3,6 +3,7 @@ package member
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"maps"
 	"net"
 	"strconv"
 	"strings"
@@ -26,7 +27,7 @@ func represent(node *api.Node) *api.Node {
 func publicAttributes(attributes map[string]string) map[string]string {
 	public := make(map[string]string, len(attributes))
 	for key, value := range attributes {
-		if !strings.HasPrefix(key, "unique.") && !isAddress(value) {
+		if !isUnique(key) && !isAddress(value) {
 			public[key] = value
 		}
 	}
@@ -36,12 +37,15 @@ func publicAttributes(attributes map[string]string) map[string]string {
 func publicMeta(meta map[string]string) map[string]string {
 	public := make(map[string]string, len(meta))
 	for key, value := range meta {
-		if !strings.HasPrefix(key, "unique.") && key != "connect.log_level" {
+		if !isUnique(key) && key != "connect.log_level" {
 			public[key] = value
 		}
 	}
 	return public
 }
+
+// isUnique tells whether Nomad leaves a key out of a node's class, as one that is of this node alone.
+func isUnique(key string) bool { return strings.HasPrefix(key, "unique.") }
 
 // isAddress tells whether a value is an IP address, alone or with a port or in a URL.
 func isAddress(value string) bool {
@@ -102,13 +106,20 @@ func publicResources(resources *api.NodeResources) *api.NodeResources {
 	}
 	for _, device := range resources.Devices {
 		copied := &api.NodeDeviceResource{
-			Vendor: device.Vendor, Type: device.Type, Name: device.Name, Attributes: device.Attributes,
+			Vendor: device.Vendor, Type: device.Type, Name: device.Name, Attributes: publicDeviceAttributes(device.Attributes),
 		}
 		for i, instance := range device.Instances {
 			copied.Instances = append(copied.Instances, &api.NodeDevice{ID: strconv.Itoa(i), Healthy: instance.Healthy})
 		}
 		public.Devices = append(public.Devices, copied)
 	}
+	return public
+}
+
+// publicDeviceAttributes leaves out those of single devices: why one is not offered names the owner's programs.
+func publicDeviceAttributes(attributes map[string]*api.Attribute) map[string]*api.Attribute {
+	public := maps.Clone(attributes)
+	maps.DeleteFunc(public, func(key string, _ *api.Attribute) bool { return isUnique(key) })
 	return public
 }
 

@@ -9,8 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hashicorp/hcl/v2/hclsimple"
+	"github.com/hashicorp/go-hclog"
 
+	"pangaea/federation/configfile"
 	"pangaea/federation/nomad"
 	"pangaea/federation/pool"
 	"pangaea/federation/relay"
@@ -59,9 +60,9 @@ const defaultPrefix = "pool-"
 // Load reads and validates a configuration file.
 func Load(path string) (Config, error) {
 	var config Config
-	err := hclsimple.DecodeFile(path, nil, &config)
+	err := configfile.Decode(path, &config)
 	if err != nil {
-		return config, fmt.Errorf("cannot read the configuration: %w", err)
+		return config, err
 	}
 	config = config.withDefaults()
 	return config, config.Validate()
@@ -103,6 +104,7 @@ func (c Config) Validate() error {
 		{tunnel.ValidAlias(c.Alias), fmt.Sprintf("alias %q: use up to 40 lower-case letters, digits and dashes", c.Alias)},
 		{regexp.MustCompile(`^[A-Z]{2}$`).MatchString(c.Country), fmt.Sprintf("country %q: use two upper-case letters, such as FR", c.Country)},
 		{slices.Contains(continents(), c.Continent), fmt.Sprintf("continent %q: use one of %s", c.Continent, strings.Join(continents(), ", "))},
+		{hclog.LevelFromString(orInfo(c.LogLevel)) != hclog.NoLevel, fmt.Sprintf("log_level %q: use trace, debug, info, warn, error or off", c.LogLevel)},
 		{c.Price >= 0, fmt.Sprintf("price %g: use 0 or more", c.Price)},
 		{c.NamespacePrefix == "" || state.ValidNamespace(c.NamespacePrefix), fmt.Sprintf("namespace_prefix %q: use letters, digits and dashes", c.NamespacePrefix)},
 		{c.Relay == nil || c.Relay.validPorts(), "relay: port_min and port_max are not a range of ports"},

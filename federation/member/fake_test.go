@@ -25,6 +25,7 @@ type fakeCluster struct {
 	meta        map[string]map[string]*string
 	index       uint64
 	err         error // of everything, when set
+	refuse      error // of registrations, when set
 	stopped     []jobKey
 	purged      []jobKey
 	failed      map[string]*api.AllocationMetric // of every plan
@@ -124,6 +125,9 @@ func (f *fakeCluster) Plan(context.Context, *api.Job) (*api.JobPlanResponse, err
 func (f *fakeCluster) Register(_ context.Context, job *api.Job, index uint64) (*api.JobRegisterResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.refuse != nil {
+		return nil, f.refuse
+	}
 	key := jobKey{*job.Namespace, *job.ID}
 	if old := f.jobs[key]; (old == nil && index != 0) || (old != nil && *old.JobModifyIndex != index) {
 		return nil, fmt.Errorf("Enforcing job modify index %d", index)

@@ -3,6 +3,8 @@ package member
 import (
 	"bytes"
 	"encoding/json"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -197,4 +199,38 @@ func TestReporter(t *testing.T) {
 	r.failed()
 	status, news = r.next(see(stub("4", "pool-a", 6)))
 	must.True(t, news && status.Full && status.Sequence == 4)
+}
+
+// TestManyAllocations checks that a member with many allocations tells of them in messages that a session takes.
+func TestManyAllocations(t *testing.T) {
+	s := &snapshot{jobs: map[jobKey]*placed{{"pool-a", "x"}: {
+		tag: tag{Namespace: "a"}, stub: &api.JobListStub{JobSummary: &api.JobSummary{Namespace: "pool-a", ModifyIndex: 1}},
+	}}}
+	state := &api.TaskState{Events: make([]*api.TaskEvent, 10)} // as many as Nomad keeps
+	for i := range state.Events {
+		state.Events[i] = &api.TaskEvent{Type: "Terminated", DisplayMessage: strings.Repeat("x", 300)}
+	}
+	for i := range 6000 {
+		s.allocations = append(s.allocations, &api.AllocationListStub{
+			ID: strconv.Itoa(i), Namespace: "pool-a", JobID: "x", ModifyIndex: 1, TaskStates: map[string]*api.TaskState{"t": state},
+		})
+	}
+	r := &reporter{words: words{prefix: "pool-"}}
+	status, news := r.next(s)
+	must.True(t, news && status.Full)
+	told := map[string]bool{}
+	messages := parts(status)
+	for i, message := range messages {
+		text, err := json.Marshal(message)
+		must.NoError(t, err)
+		must.Less(t, 8<<20, len(text))
+		must.Eq(t, i == len(messages)-1, message.Full)
+		must.Eq(t, i == len(messages)-1, len(message.Jobs) == 1)
+		for _, stub := range message.Allocations {
+			told[stub.ID] = true
+		}
+	}
+	must.MapLen(t, 6000, told)
+	must.Len(t, 6000, messages[len(messages)-1].Known)
+	must.Eq(t, []pool.Status{{Sequence: 7, Full: true}}, parts(pool.Status{Sequence: 7, Full: true}))
 }

@@ -289,6 +289,7 @@ func (p *placements) Stop(ctx context.Context, request pool.StopRequest) (pool.C
 	p.stopped.add(key, request)
 	p.book.release(key, request.Epoch)
 	if current == nil {
+		p.closeRelays(request.Namespace, request.JobID) // of a commit that got no further
 		return pool.CommitReply{}, nil
 	}
 	return p.deregister(ctx, key, label, request.Purge, "the pool asked")
@@ -299,13 +300,18 @@ func (p *placements) deregister(ctx context.Context, key jobKey, label tag, purg
 	if err != nil && !nomad.NotFound(err) {
 		return pool.CommitReply{}, err
 	}
-	for _, open := range p.relay.Keys() {
-		if open.Namespace == label.Namespace && open.Job == key.id {
-			p.relay.CloseKey(open)
-		}
-	}
+	p.closeRelays(label.Namespace, key.id)
 	p.watcher.Refresh()
 	p.logger.Info("placement is stopped", "namespace", label.Namespace, "job", key.id,
 		"placement", label.PlacementID, "epoch", label.Epoch, "reason", reason)
 	return pool.CommitReply{EvalID: evaluation}, nil
+}
+
+// closeRelays gives back the ports of a job, which is named in the pool's words.
+func (p *placements) closeRelays(namespace, job string) {
+	for _, open := range p.relay.Keys() {
+		if open.Namespace == namespace && open.Job == job {
+			p.relay.CloseKey(open)
+		}
+	}
 }

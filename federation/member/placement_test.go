@@ -99,6 +99,21 @@ func TestCommitReply(t *testing.T) {
 	must.Eq(t, "eval-11", again.EvalID)
 }
 
+// TestRelayOfAFailedCommit checks that a gang whose registration failed keeps no port once the pool has given it up.
+func TestRelayOfAFailedCommit(t *testing.T) {
+	b := newBench(t)
+	job := shellJob("x", 1, "true")
+	job.TaskGroups[0].Meta = map[string]string{pool.MetaGang: "true"}
+	job.TaskGroups[0].Networks = []*api.NetworkResource{{DynamicPorts: []api.Port{{Label: rendezvousLabel}}}}
+	b.cluster.refuse = nomad.ErrUnavailable
+	_, err := b.placements.Commit(t.Context(), commit(job, 1, pool.GroupShare{Count: 1}))
+	must.ErrorIs(t, err, nomad.ErrUnavailable)
+	must.Len(t, 1, b.relay.Keys(), must.Sprint("the commit is tried again"))
+	_, err = b.placements.Stop(t.Context(), pool.StopRequest{PlacementRef: ref("x", 2)})
+	must.NoError(t, err)
+	must.Len(t, 0, b.relay.Keys())
+}
+
 // TestForeignJob checks that a job that the owner put into a pool namespace by hand is not touched.
 func TestForeignJob(t *testing.T) {
 	b := newBench(t)

@@ -165,6 +165,10 @@ func (p Policy) checkTask(task *api.Task) error {
 	if err != nil {
 		return err
 	}
+	err = p.checkSecrets(task.Secrets)
+	if err != nil {
+		return err
+	}
 	return p.checkServices(task.Services)
 }
 

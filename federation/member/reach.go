@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"strings"
 	"text/template/parse"
+	"unicode"
 
 	"github.com/hashicorp/nomad/api"
 )
@@ -45,6 +46,44 @@ func (p Policy) checkReach(task *api.Task) error {
 		}
 	}
 	return nil
+}
+
+func (p Policy) checkSecrets(secrets []*api.Secret) error {
+	for _, secret := range secrets {
+		err := p.checkSecret(secret)
+		if err != nil {
+			return fmt.Errorf("secret %q: %w", secret.Name, err)
+		}
+	}
+	return nil
+}
+
+// checkSecret refuses secret blocks that reach further than a template may. Nomad's client makes a template of a path and
+// a namespace by writing them between quotes, and runs any other provider as a program of the host's, with variables of
+// the job's choice.
+func (p Policy) checkSecret(secret *api.Secret) error {
+	if secret.Provider != "nomad" && secret.Provider != "vault" {
+		return fmt.Errorf("the owner's program %q is not run for jobs of the pool", secret.Provider)
+	}
+	if secret.Provider == "vault" && !p.AllowVault {
+		return errors.New("the owner does not lend Vault")
+	}
+	texts := []string{secret.Path}
+	for _, value := range secret.Config {
+		texts = append(texts, fmt.Sprint(value))
+	}
+	for _, text := range texts {
+		if strings.ContainsFunc(text, notPlain) {
+			return fmt.Errorf("use letters, digits and %s in %q", plainMarks, text)
+		}
+	}
+	return nil
+}
+
+const plainMarks = "/-_.~:@"
+
+func notPlain(r rune) bool {
+	return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune(plainMarks, r)
 }
 
 func (p Policy) checkTemplate(task *api.Task, template *api.Template) error {

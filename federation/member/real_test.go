@@ -87,6 +87,20 @@ func (g *fakeGateway) see(what string, ok func(*fakeGateway) bool) {
 	}), wait.Timeout(20*time.Second), wait.Gap(10*time.Millisecond)), must.Sprint(what))
 }
 
+// offered is the latest offer.
+func (g *fakeGateway) offered() pool.Offer {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.offer
+}
+
+// statusOf is what it was told last of an allocation that it knows.
+func (g *fakeGateway) statusOf(id string) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.allocs[id].ClientStatus
+}
+
 // call sends a request to the agent and returns status and body.
 func (g *fakeGateway) call(method, path string, message, reply any) (int, string) {
 	g.t.Helper()
@@ -254,7 +268,7 @@ func (r *realRig) testPlacement(t *testing.T) {
 	}, &granted)
 	must.Eq(t, http.StatusOK, status, must.Sprint(text))
 	must.True(t, granted.Granted, must.Sprint(granted.Reason))
-	total := g.offer.Classes[0].Node.NodeResources.Cpu.CpuShares
+	total := g.offered().Classes[0].Node.NodeResources.Cpu.CpuShares
 	g.see("an offer less what is held", func(g *fakeGateway) bool { return g.offer.Classes[0].Free[0].CPU == total-20-40 })
 
 	var first, again pool.CommitReply
@@ -267,7 +281,7 @@ func (r *realRig) testPlacement(t *testing.T) {
 		summary := g.jobs["default/web"]
 		return summary != nil && summary.Summary["web"].Running == 2 && summary.Namespace == "default"
 	})
-	must.Eq(t, total-20-40, g.offer.Classes[0].Free[0].CPU, must.Sprint("what runs must not be taken off twice"))
+	must.Eq(t, total-20-40, g.offered().Classes[0].Free[0].CPU, must.Sprint("what runs must not be taken off twice"))
 	status, _ = g.call("PUT", pool.PathCommit, commit(job, 3, share), &again)
 	must.Eq(t, http.StatusOK, status)
 	must.Eq(t, first, again)
@@ -280,7 +294,7 @@ func (r *realRig) testPlacement(t *testing.T) {
 	must.Eq(t, http.StatusOK, status, must.Sprint(text))
 	g.see("a third allocation", func(g *fakeGateway) bool { return r.running(g, "web") == 3 })
 	for id := range before {
-		must.Eq(t, "running", g.allocs[id].ClientStatus, must.Sprint("a higher epoch must not replace what runs"))
+		must.Eq(t, "running", g.statusOf(id), must.Sprint("a higher epoch must not replace what runs"))
 	}
 	registered, err := r.client.Job(t.Context(), "pool-default", "web")
 	must.NoError(t, err)

@@ -119,10 +119,12 @@ func (l *link) tell(ctx context.Context, s *snapshot) error {
 	}
 	status, news := l.report.next(s)
 	if news {
-		err := l.put(ctx, pool.PathStatus, status, nil)
-		if err != nil {
-			l.report.failed()
-			return err
+		for _, part := range parts(status) {
+			err := l.put(ctx, pool.PathStatus, part, nil)
+			if err != nil {
+				l.report.failed()
+				return err
+			}
 		}
 	}
 	return l.offer(ctx, s)

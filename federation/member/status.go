@@ -1,6 +1,8 @@
 package member
 
 import (
+	"slices"
+
 	"github.com/hashicorp/nomad/api"
 
 	"pangaea/federation/pool"
@@ -42,6 +44,28 @@ func (r *reporter) next(s *snapshot) (pool.Status, bool) {
 	r.sequence++
 	status.Sequence = r.sequence
 	return status, true
+}
+
+// maxPart is how many allocations one message tells of: with ten events of each of some tasks it is a few MiB.
+const maxPart = 200
+
+// parts makes of one report the messages that carry it, in order.
+func parts(status pool.Status) []pool.Status {
+	if len(status.Allocations) <= maxPart {
+		return []pool.Status{status}
+	}
+	var out []pool.Status
+	for part := range slices.Chunk(status.Allocations, maxPart) {
+		out = append(out, pool.Status{Sequence: status.Sequence, Allocations: part})
+	}
+	last := &out[len(out)-1]
+	last.Full, last.Jobs = status.Full, status.Jobs
+	if status.Full {
+		for _, stub := range status.Allocations {
+			last.Known = append(last.Known, stub.ID)
+		}
+	}
+	return out
 }
 
 func (r *reporter) addSummary(status *pool.Status, key jobKey, job *placed) {

@@ -82,7 +82,10 @@ func TestTranslate(t *testing.T) {
 
 // TestPolicy checks that each rule refuses what it names, and that its option allows it.
 func TestPolicy(t *testing.T) {
-	never := []string{"system job", "CSI plugin", "periodic", "parameterized", "check of the host", "forged lease"}
+	never := []string{
+		"system job", "CSI plugin", "periodic", "parameterized", "check of the host", "forged lease", "Consul in a secret's path",
+		"Consul in a secret's namespace", "owner's program for secrets",
+	}
 	for _, test := range []struct {
 		name   string
 		change func(*api.Job)
@@ -138,6 +141,18 @@ func TestPolicy(t *testing.T) {
 		{"host's environment by a made name", func(j *api.Job) {
 			task(j).Templates = []*api.Template{{EmbeddedTmpl: ptr(`{{ print "VAULT_" "TOKEN" | env }}`)}}
 		}, `function "env"`, Policy{AllowConsul: true, AllowVault: true}},
+		{"Vault in a secret", func(j *api.Job) {
+			task(j).Secrets = []*api.Secret{{Name: "s", Provider: "vault", Path: "secret/data/owner"}}
+		}, `secret "s": the owner does not lend Vault`, Policy{AllowVault: true}},
+		{"Consul in a secret's path", func(j *api.Job) {
+			task(j).Secrets = []*api.Secret{{Name: "s", Provider: "nomad", Path: `a" | printf "owner/key%.0v" | key | split "`}}
+		}, `secret "s": use letters`, Policy{}},
+		{"Consul in a secret's namespace", func(j *api.Job) {
+			task(j).Secrets = []*api.Secret{{Name: "s", Provider: "nomad", Path: "a", Config: map[string]any{"Namespace": `" | key "x`}}}
+		}, `secret "s": use letters`, Policy{}},
+		{"owner's program for secrets", func(j *api.Job) {
+			task(j).Secrets = []*api.Secret{{Name: "s", Provider: "keyring", Path: "a", Env: map[string]string{"LD_PRELOAD": "${NOMAD_ALLOC_DIR}/x.so"}}}
+		}, `secret "s": the owner's program "keyring" is not run`, Policy{}},
 		{"broken template", func(j *api.Job) { task(j).Templates = []*api.Template{{EmbeddedTmpl: ptr("{{")}} }, "cannot read", Policy{AllowConsul: true, AllowVault: true}},
 		{"forged lease", func(j *api.Job) { task(j).Config["lease"] = map[string]any{"file": "x"} }, "lease", Policy{}},
 		{"cores", func(j *api.Job) { task(j).Resources.Cores = ptr(4) }, "cores", Policy{}},
@@ -211,9 +226,15 @@ func TestRepresentative(t *testing.T) {
 	a, b, other := gpuNode("a", 2), gpuNode("b", 2), gpuNode("c", 2)
 	b.NodeResources.Disk.DiskMB -= 17
 	other.Meta["rack"] = "r2"
+	reason, memory := "in use by its owner: chess", int64(40960)
+	attributes := map[string]*api.Attribute{"unique.unhealthy.GPU-a-0": {StringVal: &reason}, "memory": {IntVal: &memory, Unit: "MiB"}}
+	a.NodeResources.Devices[0].Attributes = attributes
 	text, err := json.Marshal(represent(a))
 	must.NoError(t, err)
-	for _, secret := range []string{"10.1.2.3", "10.9.8.7", "fd00::1", "host-a", "GPU-a", "i-123", "/srv/owner", "unique"} {
+	must.MapLen(t, 2, attributes, must.Sprint("the node's own"))
+	a.NodeResources.Devices[0].Attributes = nil
+	must.StrContains(t, string(text), "40960")
+	for _, secret := range []string{"10.1.2.3", "10.9.8.7", "fd00::1", "host-a", "GPU-a", "chess", "i-123", "/srv/owner", "unique"} {
 		must.StrNotContains(t, string(text), secret)
 	}
 	must.StrContains(t, string(text), "A100")
@@ -296,10 +317,6 @@ relay { bind_addr = "10.0.0.1" }
 	must.Eq(t, "pool-", config.NamespacePrefix)
 	must.Eq(t, []string{"runc"}, config.Policy.AllowDrivers)
 	must.Eq(t, 3, config.Policy.MaxCount)
-	must.Eq(t, 0, Command([]string{"-config", path, "-check"}))
-	must.Eq(t, 0, Command([]string{"-h"}))
-	must.Eq(t, 2, Command(nil))
-	must.Eq(t, 1, Command([]string{"-config", path + ".missing"}))
 	for text, change := range map[string]func(*Config){
 		"alias": func(c *Config) { c.Alias = "A b" }, "country": func(c *Config) { c.Country = "France" },
 		"continent": func(c *Config) { c.Continent = "XX" }, "price": func(c *Config) { c.Price = -1 },

@@ -84,9 +84,12 @@ type StopRequest struct {
 // Status is the member's news about its placements: allocation stubs in the pool's words.
 type Status struct {
 	Sequence uint64
-	// Full means that Allocations are all of the member's, so that the gateway forgets the others.
+	// Full means that Allocations, with those of Known, are all of the member's, so that the gateway forgets the others.
 	Full        bool
 	Allocations []*api.AllocationListStub
+	// Known holds the IDs of all allocations when the messages before, which are not full, told of some of them: one
+	// message for all would be larger than a session takes.
+	Known []string `json:",omitempty"`
 	// Jobs holds, by "namespace/job", the member's own summary of a placed job, with its queued allocations.
 	Jobs map[string]*api.JobSummary
 }

@@ -103,9 +103,3 @@ func NewOffer(offer pool.Offer) *Offer {
 	}
 	return out
 }
-
-// Price is the asked price of one GPU for one hour.
-func (o *Offer) Price() float64 { return o.price }
-
-// Place is where the member's nodes stand.
-func (o *Offer) Place() pool.Place { return o.place }

@@ -39,6 +39,7 @@ type Limits struct {
 	MaxStreams     int           // streams that the peer may have open, default 4,096
 	AcceptBacklog  int           // streams that wait to be accepted, default 256
 	MaxSessions    int           // sessions that a listener holds, default 4,096
+	MaxPerPeer     int           // of these with one peer, default 4: a new one beside those that it does not know to be dead
 	MaxHeaderBytes int           // of one HTTP request, default 64 KiB
 	MaxBodyBytes   int64         // of one HTTP request, default 16 MiB
 }
@@ -51,6 +52,7 @@ func (l Limits) withDefaults() Limits {
 	orInt(&l.MaxStreams, 4096)
 	orInt(&l.AcceptBacklog, 256)
 	orInt(&l.MaxSessions, 4096)
+	orInt(&l.MaxPerPeer, 4)
 	orInt(&l.MaxHeaderBytes, 64<<10)
 	if l.MaxBodyBytes <= 0 {
 		l.MaxBodyBytes = 16 << 20

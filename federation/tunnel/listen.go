@@ -16,6 +16,9 @@ type Listener struct {
 	config   Config
 	inner    net.Listener
 	refusals refusals
+
+	mu    sync.Mutex
+	peers map[string]int // sessions by peer
 }
 
 // Listen takes the port at once, so that a port in use is told before anything else starts.
@@ -24,7 +27,7 @@ func Listen(bind string, cfg Config) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen for tunnels on %s: %w: choose another address or stop what holds it", bind, err)
 	}
-	return &Listener{config: cfg.withDefaults(), inner: inner}, nil
+	return &Listener{config: cfg.withDefaults(), inner: inner, peers: map[string]int{}}, nil
 }
 
 // Addr is the address that the listener holds.
@@ -79,6 +82,7 @@ func (l *Listener) handle(ctx context.Context, raw net.Conn, accept func(context
 		}
 		return
 	}
+	defer l.leave(session.Peer())
 	defer func() { _ = session.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = session.Close() })
 	defer stop()
@@ -100,13 +104,45 @@ func (l *Listener) handshake(ctx context.Context, raw net.Conn) (*Session, error
 	if err != nil {
 		return nil, err
 	}
+	err = l.enter(peer)
+	if err != nil {
+		return nil, err
+	}
+	session, err := l.welcome(secure, peer, state.PeerCertificates[0].NotAfter)
+	if err != nil {
+		l.leave(peer)
+	}
+	return session, err
+}
+
+func (l *Listener) welcome(secure *tls.Conn, peer string, notAfter time.Time) (*Session, error) {
 	_ = secure.SetDeadline(time.Now().Add(l.config.Limits.Handshake))
-	_, err = secure.Write([]byte{welcome})
+	_, err := secure.Write([]byte{welcome})
 	if err != nil {
 		return nil, fmt.Errorf("cannot welcome %s: %w", peer, err)
 	}
 	_ = secure.SetDeadline(time.Time{})
-	return newSession(secure, peer, false, state.PeerCertificates[0].NotAfter, l.config)
+	return newSession(secure, peer, false, notAfter, l.config)
+}
+
+// enter counts a peer's session, so that no peer takes the sessions of the others. Each that enters leaves.
+func (l *Listener) enter(peer string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.peers[peer] >= l.config.Limits.MaxPerPeer {
+		return fmt.Errorf("%w: %s has %d sessions already", ErrPeer, peer, l.peers[peer])
+	}
+	l.peers[peer]++
+	return nil
+}
+
+func (l *Listener) leave(peer string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.peers[peer]--
+	if l.peers[peer] == 0 {
+		delete(l.peers, peer)
+	}
 }
 
 const welcome = 0x01

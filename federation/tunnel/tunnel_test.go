@@ -274,6 +274,31 @@ func TestLimits(t *testing.T) {
 	must.Between(t, 1, open, 2)
 }
 
+// TestSessionsOfOnePeer checks that a peer cannot take the sessions of others, and that one that ended counts no more.
+func TestSessionsOfOnePeer(t *testing.T) {
+	r := newRig(t, tunnel.Limits{MaxPerPeer: 2})
+	greedy := r.ca.Identity(tunnel.MemberService("fr-par-1"))
+	first, err := r.dial(t, greedy)
+	must.NoError(t, err)
+	_, err = r.dial(t, greedy)
+	must.NoError(t, err)
+	_, err = r.dial(t, greedy)
+	must.Error(t, err)
+	r.awaitRefusals(t, 1)
+	must.StrContains(t, r.log.String(), "fr-par-1 has 2 sessions already")
+	_, err = r.dial(t, r.ca.Identity(tunnel.MemberService("us-nyc-1")))
+	must.NoError(t, err)
+	must.NoError(t, first.Close())
+	for { // the listener hears of the end a moment later
+		_, err = r.dial(t, greedy)
+		if err == nil {
+			break
+		}
+		must.NoError(t, t.Context().Err())
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // TestSilence checks that a peer that vanishes without a word is noticed, by way of a proxy that stops carrying.
 func TestSilence(t *testing.T) {
 	r := newRig(t, tunnel.Limits{})

@@ -4,7 +4,6 @@ package statetest
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,15 +44,12 @@ func Start(t *testing.T) *Consul {
 	token, err := uuid.GenerateUUID()
 	must.NoError(t, err)
 	dir := t.TempDir()
-	http := FreePorts(t, 1)[0]
-	for !isFree(http + 2) {
-		http = FreePorts(t, 1)[0]
-	}
-	ports := FreePorts(t, 2)
+	ports := FreePorts(t, 4)
+	http, server, grpc, serf := ports[0], ports[1], ports[2], ports[3]
 	file := filepath.Join(dir, "consul.hcl")
-	must.NoError(t, os.WriteFile(file, fmt.Appendf(nil, config, token, http, ports[0], ports[1], http+2), 0o600))
+	must.NoError(t, os.WriteFile(file, fmt.Appendf(nil, config, token, http, server, serf, grpc), 0o600))
 	c := &Consul{
-		Address: fmt.Sprintf("127.0.0.1:%d", http), GRPCAddress: fmt.Sprintf("127.0.0.1:%d", http+2), Token: token, t: t,
+		Address: address(http), GRPCAddress: address(grpc), Token: token, t: t,
 	}
 	log, err := os.Create(filepath.Join(dir, "consul.log"))
 	must.NoError(t, err)
@@ -118,12 +114,6 @@ func (c *Consul) Stop() {
 	_ = c.command.Wait()
 }
 
-// Pause stops the server's process from running until Resume, as a network cut would look.
-func (c *Consul) Pause() { _ = c.command.Process.Signal(syscall.SIGSTOP) }
-
-// Resume lets a paused server run.
-func (c *Consul) Resume() { _ = c.command.Process.Signal(syscall.SIGCONT) }
-
 // Program finds a tool on PATH or in the bin directory of this repository.
 func Program(t *testing.T, name string) string {
 	t.Helper()
@@ -143,33 +133,4 @@ func Program(t *testing.T, name string) string {
 	}
 	t.Fatalf("cannot find %s on PATH or in bin/: run make tools", name)
 	return ""
-}
-
-func isFree(port int) bool {
-	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-	if err != nil {
-		return false
-	}
-	_ = listener.Close()
-	return true
-}
-
-// FreePorts returns ports that nobody listens on now. They lie below the range that the kernel gives to outgoing
-// connections, so that none takes one before its owner does.
-func FreePorts(t *testing.T, count int) []int {
-	t.Helper()
-	ports := make([]int, 0, count)
-	listeners := make([]net.Listener, 0, count)
-	for len(ports) < count {
-		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", candidate()))
-		if err != nil {
-			continue
-		}
-		listeners = append(listeners, listener)
-		ports = append(ports, listener.Addr().(*net.TCPAddr).Port)
-	}
-	for _, listener := range listeners {
-		_ = listener.Close()
-	}
-	return ports
 }

@@ -1,0 +1,21 @@
+package member
+
+import (
+	"reflect"
+	"testing"
+
+	"pangaea/federation/configfile/configfiletest"
+)
+
+// Whoever writes a configuration finds each of its keys in the help.
+func TestUsageNamesEveryKey(t *testing.T) {
+	configfiletest.UsageNamesEveryKey(t, usage, reflect.TypeFor[Config]())
+}
+
+func TestCommand(t *testing.T) {
+	configfiletest.Command(t, "member", `alias = "fr-par-1"
+country = "FR"
+continent = "EU"
+gateways = ["g:1"]
+`, Command)
+}
