@@ -90,6 +90,10 @@ type Config struct {
 	DefaultRuntime string                  `codec:"default_runtime"`
 	RequireRuntime []RequireRuntime        `codec:"require_runtime"`
 
+	// AppArmor is the profile of tasks whose job names none: a loaded one, "unconfined", or "" for the driver's own where
+	// the host has AppArmor.
+	AppArmor string `codec:"apparmor_profile"`
+
 	AllowCaps            []string `codec:"allow_caps"`
 	AllowHostNetwork     bool     `codec:"allow_host_network"`
 	AllowHostUsers       bool     `codec:"allow_userns_host"`
@@ -98,6 +102,7 @@ type Config struct {
 	AllowImageDirs       []string `codec:"allow_image_dirs"`
 	AllowDevices         []string `codec:"allow_devices"`
 	AllowSeccompProfiles string   `codec:"allow_seccomp_profiles"`
+	AllowAppArmor        []string `codec:"allow_apparmor_profiles"` // loaded ones, and "unconfined"
 	AllowSwap            bool     `codec:"allow_swap"`
 	AllowUnlimitedMemory bool     `codec:"allow_unlimited_memory"`
 	AllowEgress          []string `codec:"allow_egress"`
@@ -166,13 +171,15 @@ type GC struct {
 
 // JobConfig is the job's: task { config { ... } }.
 type JobConfig struct {
-	Image      string   `codec:"image"`
-	PullPolicy string   `codec:"image_pull_policy"`
-	Auth       JobAuth  `codec:"auth"`
-	Entrypoint []string `codec:"entrypoint"`
-	Command    string   `codec:"command"`
-	Args       []string `codec:"args"`
-	WorkDir    string   `codec:"work_dir"`
+	Image        string   `codec:"image"`
+	PullPolicy   string   `codec:"image_pull_policy"`
+	PullTimeout  string   `codec:"image_pull_timeout"`
+	Auth         JobAuth  `codec:"auth"`
+	AuthSoftFail bool     `codec:"auth_soft_fail"`
+	Entrypoint   []string `codec:"entrypoint"`
+	Command      string   `codec:"command"`
+	Args         []string `codec:"args"`
+	WorkDir      string   `codec:"work_dir"`
 
 	Hostname       string             `codec:"hostname"`
 	NetworkMode    string             `codec:"network_mode"`
@@ -192,6 +199,7 @@ type JobConfig struct {
 	TTY            bool               `codec:"tty"`
 	Interactive    bool               `codec:"interactive"`
 	SeccompProfile string             `codec:"seccomp_profile"`
+	AppArmor       string             `codec:"apparmor_profile"`
 	GroupAdd       []string           `codec:"group_add"`
 	Devices        []JobDevice        `codec:"devices"`
 	Ports          []string           `codec:"ports"`
@@ -215,6 +223,19 @@ type JobConfig struct {
 	UTSMode    string             `codec:"uts_mode"`
 	CgroupNS   string             `codec:"cgroupns"`
 	PortMap    hclutils.MapStrInt `codec:"port_map"`
+
+	ForcePull       bool               `codec:"force_pull"`
+	Load            string             `codec:"load"`
+	Logging         *JobLogging        `codec:"logging"`
+	SecurityOpt     []string           `codec:"security_opt"`
+	StorageOpt      hclutils.MapStrStr `codec:"storage_opt"`
+	NetworkAliases  []string           `codec:"network_aliases"`
+	MacAddress      string             `codec:"mac_address"`
+	IPv4Address     string             `codec:"ipv4_address"`
+	IPv6Address     string             `codec:"ipv6_address"`
+	CpusetCpus      string             `codec:"cpuset_cpus"`
+	MemoryHardLimit int64              `codec:"memory_hard_limit"`
+	VolumeDriver    string             `codec:"volume_driver"`
 }
 
 // JobHealth overrides the image's HEALTHCHECK, whole or in part.
@@ -225,6 +246,13 @@ type JobHealth struct {
 	Timeout     string   `codec:"timeout"`
 	StartPeriod string   `codec:"start_period"`
 	Retries     int      `codec:"retries"`
+}
+
+// JobLogging is what Docker's and Podman's drivers know.
+type JobLogging struct {
+	Type   string             `codec:"type"`
+	Driver string             `codec:"driver"`
+	Config hclutils.MapStrStr `codec:"config"`
 }
 
 // JobDevice is a node of the host's that the job asks for.
@@ -296,6 +324,7 @@ func configSpec() *hclspec.Spec {
 			"servers": strings("servers"), "searches": strings("searches"), "options": strings("options"),
 		}),
 		"extra_labels": strings("extra_labels"), "disable_log_collection": flag("disable_log_collection"),
+		"apparmor_profile": text("apparmor_profile"), "allow_apparmor_profiles": strings("allow_apparmor_profiles"),
 		"allow_devices": strings("allow_devices"), "allow_swap": flag("allow_swap"), "allow_seccomp_profiles": text("allow_seccomp_profiles"), "allow_unlimited_memory": flag("allow_unlimited_memory"),
 		"runtime": hclspec.NewBlockMap("runtime", []string{"name"}, hclspec.NewObject(map[string]*hclspec.Spec{
 			"path": text("path"), "kind": text("kind"), "args": strings("args"), "allow_host_stack": flag("allow_host_stack"),
@@ -331,23 +360,28 @@ func jobSpec() *hclspec.Spec {
 			"host_path": hclspec.NewAttr("host_path", "string", true), "container_path": hclspec.NewAttr("container_path", "string", false),
 			"cgroup_permissions": hclspec.NewAttr("cgroup_permissions", "string", false),
 		})),
+		"logging": hclspec.NewBlock("logging", false, hclspec.NewObject(map[string]*hclspec.Spec{
+			"type": hclspec.NewAttr("type", "string", false), "driver": hclspec.NewAttr("driver", "string", false),
+			"config": hclspec.NewAttr("config", "list(map(string))", false),
+		})),
 		"lease": hclspec.NewBlock("lease", false, hclspec.NewObject(map[string]*hclspec.Spec{
 			"file": hclspec.NewAttr("file", "string", true), "ttl": hclspec.NewAttr("ttl", "string", true),
 		})),
 	}
 	kinds := map[string][]string{
 		"string": {
-			"image_pull_policy", "command", "work_dir", "hostname", "network_mode", "userns_mode", "shm_size", "disk_limit", "memory_swap",
-			"pid_mode", "ipc_mode", "uts_mode", "cgroupns", "seccomp_profile", "runtime",
+			"image_pull_policy", "image_pull_timeout", "command", "work_dir", "hostname", "network_mode", "userns_mode", "shm_size", "disk_limit", "memory_swap",
+			"pid_mode", "ipc_mode", "uts_mode", "cgroupns", "seccomp_profile", "apparmor_profile", "runtime",
+			"load", "mac_address", "ipv4_address", "ipv6_address", "cpuset_cpus", "volume_driver",
 		},
 		"list(string)": {
 			"entrypoint", "args", "volumes", "cap_add", "cap_drop", "extra_hosts", "group_add", "ports",
-			"dns_servers", "dns_search_domains", "dns_options",
+			"dns_servers", "dns_search_domains", "dns_options", "security_opt", "network_aliases",
 		},
-		"list(map(string))": {"ulimit", "sysctl", "labels"},
+		"list(map(string))": {"ulimit", "sysctl", "labels", "storage_opt"},
 		"list(map(number))": {"port_map"},
-		"bool":              {"readonly_rootfs", "cpu_hard_limit", "privileged", "init", "tty", "interactive"},
-		"number":            {"pids_limit", "cpu_cfs_period", "memory_swappiness", "oom_score_adj"},
+		"bool":              {"readonly_rootfs", "cpu_hard_limit", "privileged", "init", "tty", "interactive", "auth_soft_fail", "force_pull"},
+		"number":            {"pids_limit", "cpu_cfs_period", "memory_swappiness", "oom_score_adj", "memory_hard_limit"},
 	}
 	for kind, names := range kinds {
 		for _, name := range names {

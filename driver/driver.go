@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 
+	"pangaea/driver/apparmor"
 	"pangaea/driver/egress"
 )
 
@@ -35,6 +36,7 @@ type Driver struct {
 	sweeping map[string]chan struct{} // sandboxes; closed when one is done with
 	egress   *egress.Network          // nil until first used
 	runtimes inspector
+	armor    armor
 	networks map[string]networkUse // of groups, by task
 	allocs   string                // where allocations lie, once known
 }
@@ -54,6 +56,7 @@ func New(logger hclog.Logger) *Driver {
 		log: logger, ctx: ctx, cancel: cancel,
 		events:   eventer.NewEventer(ctx, logger),
 		conf:     newSettings(Config{}),
+		armor:    armor{host: apparmor.Host{Root: "/"}},
 		tasks:    map[string]*handle{},
 		starting: map[string]*underway{},
 		networks: map[string]networkUse{},

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -101,8 +102,17 @@ func TestRootKilledInStart(t *testing.T) {
 	for name, victim := range map[string]string{"the runtime": "$$", "the shim": "$PPID"} {
 		t.Run(name, func(t *testing.T) {
 			script := t.TempDir() + "/runtime"
-			must.NoError(t, os.WriteFile(script, []byte("#!/bin/sh\nkill -9 "+victim+"\nexec sleep 60\n"), 0o700))
-			w := newWorld(t, func(c *Config) { c.RuntimePath = script })
+			// The driver itself asks another runtime than its own for its version, and has it remove what it left.
+			text := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in\n--version) echo %s version 99.0.0-20991231.0;;\n*' delete '*) ;;\n*) kill -9 %s; exec sleep 60;;\nesac\n",
+				os.Getenv(runtimeEnv), victim)
+			must.NoError(t, os.WriteFile(script, []byte(text), 0o755))
+			w := newWorld(t, func(c *Config) {
+				c.RuntimePath = script
+				for name, r := range c.Runtimes {
+					r.Path = script
+					c.Runtimes[name] = r
+				}
+			})
 			cfg := w.prepare(t, sh("true"), false)
 			_, _, err := w.harness.StartTask(cfg)
 			must.ErrorContains(t, err, "interrupted")

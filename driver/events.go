@@ -26,6 +26,12 @@ func (d *Driver) tellEnd(h *handle, e supervisor.Exit) {
 		if e.OOMKilled {
 			d.event(h.config, "The kernel killed a process of the task for want of memory: its limit is "+memoryLimit(h.config), nil)
 		}
+		if e.ForkRefused {
+			d.event(h.config, "The kernel refused the task another process or thread for their number: raise pids_limit in the task's config", nil)
+		}
+		if e.Error != "" {
+			d.event(h.config, "The task's program never ran: "+e.Error, nil)
+		}
 		if e.Unknown {
 			d.event(h.config, "The task has ended and its exit code is unknown: what supervised it was killed, and the kernel no longer tells", nil)
 		}

@@ -52,6 +52,8 @@ func (d *Driver) ExecTaskStreaming(ctx context.Context, id string, o *drivers.Ex
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(d.ctx, cancel)()
+	// Nobody reads what goes to a client that has left: a write under way would wait for ever.
+	defer context.AfterFunc(ctx, func() { _, _ = o.Stdout.Close(), o.Stderr.Close() })()
 	code, err := h.task.Exec(ctx, supervisor.ExecRequest{
 		Args: o.Command, TTY: o.Tty, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, Resize: resizes(ctx, o.ResizeCh),
 	})

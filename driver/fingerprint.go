@@ -35,7 +35,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 		defer ticker.Stop()
 		for {
 			select {
-			case ch <- d.addEgress(d.addExposure(d.settings().fingerprint(ctx, newProbe(&d.runtimes)))):
+			case ch <- d.addEgress(d.addExposure(d.addConfinement(ctx, d.settings().fingerprint(ctx, newProbe(&d.runtimes))))):
 			case <-ctx.Done():
 				return
 			case <-d.ctx.Done():

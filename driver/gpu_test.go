@@ -47,9 +47,6 @@ func grant(cfg *drivers.TaskConfig, uuids ...string) {
 }
 
 func TestRootGPU(t *testing.T) {
-	if gvisor() {
-		t.Skip("gVisor finds GPUs in the host's own /dev only")
-	}
 	root, gpus := gpuHost.root, gpuHost.gpus
 	w := newWorld(t, func(c *Config) { c.DriverRoot = root })
 	// What a template with env = true can do: the task's environment says "all", the grant does not.
@@ -74,6 +71,10 @@ func TestRootGPU(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
+			// gVisor passes on calls of driver versions that it knows, to nodes in the host's own /dev.
+			if w.refusedByGVisor(t, c.job, c.change, map[bool]string{true: "cannot give the task its GPUs"}[c.name != "none granted, all forged"]) {
+				return
+			}
 			w.run(t, c.job, c.change, c.out)
 		})
 	}

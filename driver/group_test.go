@@ -22,7 +22,7 @@ func TestRootPolicedGroup(t *testing.T) {
 			c.DefaultRuntime, c.Egress.PoliceNamespaces = ownRuntime, []string{"pool-*"}
 			c.Runtimes["shared"] = OtherRuntime{Kind: kindRunsc, Path: c.Runtimes["gvisor"].Path, AllowHostStack: true}
 		})
-		const everywhere = fetch + "for a in 8.8.8.8 192.168.1.1 169.254.169.254; do fetch $a; done"
+		everywhere := fetch() + "fetch 8.8.8.8 192.168.1.1 169.254.169.254"
 		open := "hello from 8.8.8.8:8080\nhello from 192.168.1.1:8080\nhello from 169.254.169.254:8080\n"
 		policed := "hello from 8.8.8.8:8080\nno 192.168.1.1\nno 169.254.169.254\n"
 		cases := []struct{ name, namespace, runtime, want string }{

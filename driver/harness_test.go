@@ -135,6 +135,29 @@ func otherRuntime(name string) OtherRuntime {
 // gvisor says that tasks run under gVisor.
 func gvisor() bool { return os.Getenv(runtimeEnv) == "runsc" }
 
+// byKernel is one of two: what holds under a runtime that has the host's kernel, and what under gVisor.
+func byKernel[T any](hosts, gvisors T) T {
+	if gvisor() {
+		return gvisors
+	}
+	return hosts
+}
+
+// refusedByGVisor starts a task that is refused under gVisor, for a reason that names what to do about it; "" is none.
+func (w *world) refusedByGVisor(t testing.TB, job JobConfig, change func(*drivers.TaskConfig), reason string) bool {
+	t.Helper()
+	if !gvisor() || reason == "" {
+		return false
+	}
+	cfg := w.prepare(t, job, false)
+	if change != nil {
+		change(cfg)
+	}
+	_, _, err := w.plugin().StartTask(cfg)
+	must.ErrorContains(t, err, reason)
+	return true
+}
+
 // restart replaces the plugin's process by a new one, as far as it can see.
 func (w *world) restart(t testing.TB) {
 	t.Helper()
@@ -352,7 +375,7 @@ func busyboxLayer(t testing.TB) []byte {
 	}
 	add(tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}, nil)
 	add(tar.Header{Name: "bin/busybox", Typeflag: tar.TypeReg, Mode: 0o755}, program)
-	for _, applet := range strings.Fields("cat chmod chown dd echo env false grep head hostname id ip kill ls mkdir mknod mount ps pwd seq sh sleep stat stty tail touch true umount unshare wc yes") {
+	for _, applet := range strings.Fields("cat chmod chown dd echo env false grep head hostname id ip kill ls mkdir mknod mount nc ps pwd seq sh sleep stat stty tail touch true umount unshare wc yes") {
 		add(tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil)
 	}
 	add(tar.Header{Name: "etc/passwd", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:0::/:/bin/sh\nalice:x:1000:1001::/home:/bin/sh\n"))

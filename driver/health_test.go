@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -174,7 +175,21 @@ func TestRootEnds(t *testing.T) {
 	hungry := w.task(t, sh("exec dd if=/dev/zero of=/dev/null bs=200M count=1"))
 	w.start(t, hungry)
 	must.True(t, w.wait(t, hungry.ID).OOMKilled)
-	must.StrContains(t, events.next(t, hungry.ID), "for want of memory: its limit is 64 MiB")
+	must.StrContains(t, events.next(t, hungry.ID), fmt.Sprintf("for want of memory: its limit is %d MiB", memoryMB()))
+
+	job := sh("for i in $(seq 300); do sleep 9 & done 2>/dev/null")
+	job.PidsLimit = byKernel[int64](20, 150)
+	crowded := w.task(t, job)
+	w.start(t, crowded)
+	must.Eq(t, 2, w.wait(t, crowded.ID).ExitCode)
+	must.StrContains(t, events.next(t, crowded.ID), "raise pids_limit")
+
+	broken := w.task(t, JobConfig{Command: "/local/broken", Lease: JobLease{File: "lease", TTL: "1h"}})
+	must.NoError(t, os.WriteFile(filepath.Join(broken.TaskDir().LocalDir, "broken"), []byte("\x7fELFnot really"), 0o755))
+	w.start(t, broken)
+	must.NoError(t, os.WriteFile(filepath.Join(broken.TaskDir().Dir, "lease"), []byte("1"), 0o600))
+	must.Eq(t, 126, w.wait(t, broken.ID).ExitCode)
+	must.StrContains(t, events.next(t, broken.ID), "never ran: "+byKernel("the kernel refused to execute the program", "the runtime failed: "))
 
 	lost := w.task(t, sh("sleep 600"))
 	handle := w.start(t, lost)

@@ -80,3 +80,26 @@ func TestRootTwoShares(t *testing.T) {
 	must.ErrorContains(t, err, "cannot give the task two shares of one GPU")
 	must.False(t, structs.IsRecoverable(err))
 }
+
+// A share by MPS is refused for good, by what the device plugin says. What the job itself says of MPS is nothing: neither a reason to
+// refuse it nor a way to a control daemon.
+func TestRootMPS(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.DriverRoot = gpuHost.root })
+	pipes := t.TempDir()
+	cfg := w.prepare(t, sh("true"), false)
+	share(cfg, "team", gpuHost.gpus[0].UUID, "0")
+	cfg.DeviceEnv["CUDA_MPS_PIPE_DIRECTORY"] = pipes
+	_, _, err := w.plugin().StartTask(cfg)
+	must.ErrorContains(t, err, "cannot run on a GPU that is shared by MPS: its server serves one user ID at a time")
+	must.ErrorContains(t, err, "Ask for a time-sliced share, a MIG device, or a whole GPU")
+	must.False(t, structs.IsRecoverable(err))
+
+	if gvisor() {
+		return // it finds GPUs in the host's own /dev only
+	}
+	claim := func(c *drivers.TaskConfig) {
+		share(c, "team", gpuHost.gpus[0].UUID, "0")
+		c.Env["CUDA_MPS_PIPE_DIRECTORY"] = pipes
+	}
+	w.run(t, sh("ls $CUDA_MPS_PIPE_DIRECTORY 2>/dev/null || echo nothing there; ls -d /dev/nvidia?"), claim, "nothing there\n/dev/nvidia0\n")
+}

@@ -75,7 +75,7 @@ func (d *Driver) Inspect(ctx context.Context) []Finding {
 	p := newProbe(&d.runtimes)
 	all := append(s.inspectNeeds(ctx, p), s.inspectRuntimes(ctx, p)...)
 	all = append(all, s.inspectDisk(newDisk(), os.Geteuid())...)
-	return append(all, s.inspectFirewall(), s.inspectGPUs(d))
+	return append(all, s.inspectAppArmor(d.armor.host), s.inspectFirewall(), s.inspectGPUs(d))
 }
 
 func (s *settings) inspectNeeds(ctx context.Context, p probe) []Finding {

@@ -1,12 +1,14 @@
 package driver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/dustin/go-humanize"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"pangaea/driver/sandbox"
@@ -85,6 +87,19 @@ func resources(cfg *drivers.TaskConfig, job *JobConfig, s *settings, h *sandbox.
 		r.CPUQuota = max(minCPUPeriod, int64(l.PercentTicks*float64(r.CPUPeriod)*float64(hostCPUs())))
 	}
 	return r, memory(&r, cfg, job, h)
+}
+
+// diskBytes bounds the task's writable layer: as the job says, else as the operator does. 0 is no bound.
+func diskBytes(job *JobConfig, s *settings) (int64, error) {
+	asked, err := parseSize(job.DiskLimit)
+	if err != nil {
+		return 0, fmt.Errorf("cannot use disk_limit: %w", err)
+	}
+	if s.diskLimit > 0 && asked > s.diskLimit {
+		return 0, fmt.Errorf("cannot set disk_limit to %q: this host's operator allows at most %s; write less, or leave it out to have that",
+			job.DiskLimit, humanize.IBytes(uint64(s.diskLimit)))
+	}
+	return cmp.Or(asked, s.diskLimit), nil
 }
 
 // memory is Nomad's limit and reservation. With memory_max = -1, which rules.go has judged, the limit is all that the

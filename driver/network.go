@@ -124,17 +124,26 @@ func writeNetworkFiles(dir string, extraHosts []string, dns *drivers.DNSConfig, 
 	return binds, nil
 }
 
-// nameServers are the task's own, else its group's, else the operator's; nil means the host's.
+// nameServers are the task's own, else its group's, else the operator's; what none of them says is the host's. A job that
+// only sets an option keeps the servers that it would have had: others may be closed to it.
 func nameServers(cfg *drivers.TaskConfig, job *JobConfig, s *settings) *drivers.DNSConfig {
-	switch {
-	case len(job.DNSServers)+len(job.DNSSearches)+len(job.DNSOptions) > 0:
-		return &drivers.DNSConfig{Servers: job.DNSServers, Searches: job.DNSSearches, Options: job.DNSOptions}
-	case cfg.DNS != nil:
-		return cfg.DNS
-	case len(s.DNS.Servers)+len(s.DNS.Searches)+len(s.DNS.Options) > 0:
-		return &drivers.DNSConfig{Servers: s.DNS.Servers, Searches: s.DNS.Searches, Options: s.DNS.Options}
+	choices := []*drivers.DNSConfig{
+		{Servers: job.DNSServers, Searches: job.DNSSearches, Options: job.DNSOptions},
+		cfg.DNS,
+		{Servers: s.DNS.Servers, Searches: s.DNS.Searches, Options: s.DNS.Options},
 	}
-	return nil
+	dns := &drivers.DNSConfig{}
+	for _, c := range choices {
+		if c == nil {
+			continue
+		}
+		for into, from := range map[*[]string][]string{&dns.Servers: c.Servers, &dns.Searches: c.Searches, &dns.Options: c.Options} {
+			if len(*into) == 0 {
+				*into = from
+			}
+		}
+	}
+	return dns
 }
 
 // checkPorts holds the job to ports that its group has. The ports themselves are open without the driver's doing: the

@@ -87,3 +87,33 @@ func TestHostName(t *testing.T) {
 		must.Eq(t, c.want == "", err != nil)
 	}
 }
+
+func TestNameServers(t *testing.T) {
+	operator := Config{}
+	operator.DNS.Servers, operator.DNS.Searches = []string{"192.0.2.1"}, []string{"operator.example"}
+	group := &drivers.DNSConfig{Servers: []string{"192.0.2.2"}}
+	cases := []struct {
+		name     string
+		operator Config
+		group    *drivers.DNSConfig
+		job      JobConfig
+		want     drivers.DNSConfig
+	}{
+		{"nobody says anything", Config{}, nil, JobConfig{}, drivers.DNSConfig{}},
+		{"the operator's", operator, nil, JobConfig{}, drivers.DNSConfig{Servers: []string{"192.0.2.1"}, Searches: []string{"operator.example"}}},
+		{"an option and the operator's servers", operator, nil, JobConfig{DNSOptions: []string{"ndots:1"}}, drivers.DNSConfig{
+			Servers: []string{"192.0.2.1"}, Searches: []string{"operator.example"}, Options: []string{"ndots:1"},
+		}},
+		{"a search domain and the group's servers", operator, group, JobConfig{DNSSearches: []string{"job.example"}}, drivers.DNSConfig{
+			Servers: []string{"192.0.2.2"}, Searches: []string{"job.example"},
+		}},
+		{"the job's servers", operator, group, JobConfig{DNSServers: []string{"192.0.2.3"}}, drivers.DNSConfig{
+			Servers: []string{"192.0.2.3"}, Searches: []string{"operator.example"},
+		}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			must.Eq(t, c.want, *nameServers(&drivers.TaskConfig{DNS: c.group}, &c.job, newSettings(c.operator)))
+		})
+	}
+}

@@ -27,20 +27,22 @@ func TestRootOptions(t *testing.T) {
 		job    JobConfig
 		change func(*drivers.TaskConfig)
 		out    string
+		// refused is why gVisor's tasks can't have it, if they can't.
+		refused string
 	}{
-		{name: "groups by name and number", job: with("id -G", func(j *JobConfig) { j.GroupAdd = []string{"extra", "77"} }), out: "0 77 1002\n"},
+		// Linux sorts them, gVisor leaves them as they are.
+		{name: "groups by name and number", job: with("id -G", func(j *JobConfig) { j.GroupAdd = []string{"extra", "77"} }), out: byKernel("0 77 1002\n", "0 1002 77\n")},
 		{name: "safe sysctl without the operator's word", job: with("cat /proc/sys/net/ipv4/tcp_fin_timeout /proc/sys/kernel/shm_rmid_forced", func(j *JobConfig) {
 			j.Sysctl = map[string]string{"net.ipv4.tcp_fin_timeout": "17", "kernel/shm_rmid_forced": "1"}
-		}), out: "17\n1\n"},
-		{name: "first to go when memory is short", job: with("cat /proc/self/oom_score_adj", func(j *JobConfig) { j.OOMScoreAdj = 900 }), out: "900\n"},
+		}), out: "17\n1\n", refused: "gVisor has kernel settings of its own"},
 		{name: "shared memory of a size", job: with("dd if=/dev/zero of=/dev/shm/x bs=1024 count=4096 2>/dev/null || wc -c < /dev/shm/x", func(j *JobConfig) { j.ShmSize = "1MiB" }), out: "1048576\n"},
 		{name: "a limit above the host's is the host's", job: with("ulimit -Hl", func(j *JobConfig) { j.Ulimit = map[string]string{"memlock": "unlimited"} }), out: kilobytes(readHost().Rlimits["RLIMIT_MEMLOCK"].Hard) + "\n"},
 		{name: "a device that the operator allows", job: with("stat -c '%a %t:%T' /dev/own; exec 3<>/dev/own && echo open", func(j *JobConfig) {
 			j.Devices = []JobDevice{{HostPath: fuse, Path: "/dev/own"}}
-		}), out: "666 a:e5\nopen\n"},
+		}), out: "666 a:e5\nopen\n", refused: "gVisor passes on no devices but NVIDIA GPUs"},
 		{name: "a device for reading only", job: with("exec 3</dev/own && echo open; (exec 3<>/dev/own) 2>/dev/null || echo refused", func(j *JobConfig) {
 			j.Devices = []JobDevice{{HostPath: fuse, Path: "/dev/own", Permissions: "r"}}
-		}), out: "open\nrefused\n"},
+		}), out: "open\nrefused\n", refused: "gVisor passes on no devices but NVIDIA GPUs"},
 		{name: "name servers of the task's own", job: with("cat /etc/resolv.conf", func(j *JobConfig) {
 			j.DNSServers, j.DNSSearches, j.DNSOptions = []string{"192.0.2.5"}, []string{"own.example"}, []string{"ndots:2"}
 		}), change: func(c *drivers.TaskConfig) { c.DNS = &drivers.DNSConfig{Servers: []string{"192.0.2.6"}} }, out: "nameserver 192.0.2.5\nsearch own.example\noptions ndots:2\n"},
@@ -48,10 +50,29 @@ func TestRootOptions(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
+			if w.refusedByGVisor(t, c.job, c.change, c.refused) {
+				return
+			}
 			result := w.run(t, c.job, c.change, c.out)
 			must.NoError(t, result.Err)
 		})
 	}
+}
+
+// TestRootOOMScoreAdj has the host's kernel prefer a task when memory is short. gVisor's own, which the task sees, knows
+// nothing of that.
+func TestRootOOMScoreAdj(t *testing.T) {
+	w := newWorld(t, nil)
+	job := sh("cat /proc/self/oom_score_adj; sleep 60")
+	job.OOMScoreAdj = 900
+	cfg := w.task(t, job)
+	w.start(t, cfg)
+	w.says(t, cfg, byKernel("900\n", "0\n"))
+	h, ok := w.driver.task(cfg.ID)
+	must.True(t, ok)
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", h.task.Pid()))
+	must.NoError(t, err)
+	must.Eq(t, "900\n", string(text))
 }
 
 func TestRootOptionsRefused(t *testing.T) {

@@ -164,7 +164,7 @@ func TestRootOwnStackUplink(t *testing.T) {
 	onHost(t, func(t *testing.T) {
 		internet(t)
 		w := withGVisor(t, online)
-		job := sh(strings.ReplaceAll(fetch, "-w 20", "-w 2") + "for a in 8.8.8.8 192.168.1.1 192.168.1.2 169.254.169.254; do fetch $a; done")
+		job := sh(strings.ReplaceAll(fetch(), "-w 20", "-w 5") + "fetch 8.8.8.8 192.168.1.1 192.168.1.2 169.254.169.254")
 		job.Runtime = "gvisor"
 		w.run(t, job, func(c *drivers.TaskConfig) { roomy(c) },
 			"hello from 8.8.8.8:8080\nno 192.168.1.1\nno 192.168.1.2\nno 169.254.169.254\n")

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path"
@@ -100,17 +101,22 @@ func planLimits(t *sandbox.Task, cfg *drivers.TaskConfig, job *JobConfig, s *set
 	if err != nil {
 		return err
 	}
+	// The steps that mount the root and pull have use for these.
+	_, err = diskBytes(job, s)
+	if err == nil {
+		_, err = pullTimeout(job)
+	}
+	if err != nil {
+		return err
+	}
 	t.Resources, err = resources(cfg, job, s, h)
 	return err
 }
 
+// workDir is the job's choice, else the image's. Images that Docker has built may end it in a slash.
 func workDir(job *JobConfig, image imageFacts) string {
-	for _, d := range []string{job.WorkDir, image.WorkingDir} {
-		if d != "" {
-			return d
-		}
-	}
-	return "/"
+	dir := cmp.Or(job.WorkDir, image.WorkingDir)
+	return cmp.Or(strings.TrimSuffix(dir, "/"), "/")
 }
 
 // jobCaps is what the job adds less what it drops. Nothing is given by default, so drops matter only for "all".

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hashicorp/nomad/helper/pluginutils/hclutils"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
@@ -31,6 +32,21 @@ func TestCommand(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) { must.Eq(t, c.want, strings.Join(command(&c.job, image), " ")) })
+	}
+}
+
+func TestWorkDir(t *testing.T) {
+	cases := []struct{ job, image, want string }{
+		{"", "", "/"},
+		{"", "/", "/"},
+		{"", "/srv", "/srv"},
+		{"", "/srv/", "/srv"},
+		{"/own", "/srv/", "/own"},
+		{"/own/", "", "/own"},
+		{"/own/../x", "", "/own/../x"}, // the sandbox refuses it
+	}
+	for _, c := range cases {
+		must.Eq(t, c.want, workDir(&JobConfig{WorkDir: c.job}, imageFacts{WorkingDir: c.image}), must.Sprint(c))
 	}
 }
 
@@ -60,7 +76,7 @@ func TestResolveUser(t *testing.T) {
 	// An absolute link means a place in the image.
 	must.NoError(t, os.Symlink("/real/passwd", filepath.Join(root, "etc/passwd")))
 	must.NoError(t, os.WriteFile(filepath.Join(root, "real/passwd"), []byte("garbage\nroot:x:0:0::\nalice:x:1000:1001::\nbad:x:-1:0\n4000:x:0:0::\n"), 0o644))
-	must.NoError(t, os.WriteFile(filepath.Join(root, "etc/group"), []byte("staff:x:1001:alice\nextra:x:1002:bob,alice\n4000:x:0:\n"), 0o644))
+	must.NoError(t, os.WriteFile(filepath.Join(root, "etc/group"), []byte("staff:x:1001:alice\nall:x:1003:"+strings.Repeat("somebody,", 10_000)+"\nextra:x:1002:bob,alice\n4000:x:0:\n"), 0o644))
 	cases := []struct {
 		spec string
 		want sandbox.User
@@ -165,14 +181,48 @@ func TestSandboxID(t *testing.T) {
 }
 
 func TestParseSignal(t *testing.T) {
-	for text, want := range map[string]unix.Signal{"": unix.SIGTERM, "SIGHUP": unix.SIGHUP, "int": unix.SIGINT, "9": unix.SIGKILL} {
+	for text, want := range map[string]unix.Signal{
+		"": unix.SIGTERM, "SIGHUP": unix.SIGHUP, "int": unix.SIGINT, "9": unix.SIGKILL,
+		"SIGRTMIN+3": 37, "rtmin": 34, "RTMIN+0": 34, "SIGRTMAX-2": 62, "RTMAX": 64, "37": 37,
+	} {
 		got, err := parseSignal(text, unix.SIGTERM)
 		must.NoError(t, err)
 		must.Eq(t, want, got)
 	}
-	for _, bad := range []string{"SIGNONE", "0", "65", "9 x", "-9"} {
+	for _, bad := range []string{"SIGNONE", "0", "65", "9 x", "-9", "RTMIN-1", "RTMIN+31", "RTMAX+1", "RTMIN3", "RTMIN+", "RTMIN+x", "-1"} {
 		_, err := parseSignal(bad, unix.SIGTERM)
 		must.Error(t, err, must.Sprint(bad))
+	}
+}
+
+// TestRefusals_table has jobs written for other drivers told what to write instead.
+func TestRefusals_table(t *testing.T) {
+	cases := []struct{ config, text string }{
+		{`privileged = true`, "owns its host"},
+		{`force_pull = true`, `image_pull_policy = "always"`},
+		{`load = "image.tar"`, "docker-archive:"},
+		{`logging { type = "journald" config { tag = "x" } }`, "nomad alloc logs"},
+		{`logging { driver = "none" }`, "nomad alloc logs"},
+		{`security_opt = ["seccomp=unconfined"]`, "seccomp_profile"},
+		{`storage_opt { size = "1G" }`, "disk_limit"},
+		{`network_aliases = ["db"]`, "CNI"},
+		{`mac_address = "02:00:00:00:00:01"`, "CNI"},
+		{`ipv4_address = "10.0.0.2"`, "CNI"},
+		{`ipv6_address = "fd00::2"`, "CNI"},
+		{`cpuset_cpus = "0-1"`, "cores"},
+		{`memory_hard_limit = 256`, "memory_max"},
+		{`volume_driver = "nfs"`, "CSI"},
+		{`port_map { http = 80 }`, "network block"},
+		{`image_pull_timeout = "soon"`, "positive duration"},
+	}
+	for _, c := range cases {
+		var job JobConfig
+		hclutils.NewConfigParser(jobSpec()).ParseHCL(t, "config {\n image = \"a\"\n"+c.config+"\n}", &job)
+		err := permit(&job, newSettings(Config{}))
+		if err == nil {
+			_, err = pullTimeout(&job)
+		}
+		must.ErrorContains(t, err, c.text, must.Sprint(c.config))
 	}
 }
 
@@ -192,6 +242,8 @@ func TestRules_table(t *testing.T) {
 		{"allow_sysctls", JobConfig{Sysctl: map[string]string{"net/core/somaxconn": "1"}}, Config{AllowSysctls: []string{"net.core.somaxconn"}}},
 		{"allow_devices", JobConfig{Devices: []JobDevice{{HostPath: "/dev/fuse"}}}, Config{AllowDevices: []string{"/dev/fuse"}}},
 		{"allow_seccomp_profiles", JobConfig{SeccompProfile: "own"}, Config{AllowSeccompProfiles: "/etc/pangaea/seccomp"}},
+		{"allow_apparmor_profiles", JobConfig{AppArmor: "own"}, Config{AllowAppArmor: []string{"own"}}},
+		{"allow_apparmor_profiles", JobConfig{AppArmor: "unconfined"}, Config{AllowAppArmor: []string{"unconfined"}}},
 		{"allow_swap", JobConfig{MemorySwap: "1GiB"}, Config{AllowSwap: true}},
 		{"allow_swap", JobConfig{Swappiness: new(int64)}, Config{AllowSwap: true}},
 	}

@@ -1,7 +1,9 @@
 package driver
 
 import (
+	"context"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -24,12 +26,21 @@ func (s *startup) pull() error {
 	if err != nil {
 		return structs.NewRecoverableError(fmt.Errorf("cannot check the image's signature: %w", err), true)
 	}
+	timeout, err := pullTimeout(&s.job)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, timeout)
+	defer cancel()
 	began := time.Now()
-	s.image, err = s.images.Pull(s.ctx, image.PullRequest{
-		Ref: s.job.Image, Username: s.job.Auth.Username, Password: s.job.Auth.Password,
+	s.image, err = s.images.Pull(ctx, image.PullRequest{
+		Ref: s.job.Image, Username: s.job.Auth.Username, Password: s.job.Auth.Password, SoftFail: s.job.AuthSoftFail,
 		Policy: image.Policy(s.job.PullPolicy), Dir: s.cfg.TaskDir().Dir, Progress: s.progress(),
-		Signatures: rules,
+		Signatures: rules, Tenant: s.cfg.Namespace,
 	})
+	if err != nil && ctx.Err() != nil && s.ctx.Err() == nil {
+		return structs.NewRecoverableError(fmt.Errorf("the pull of image %q took longer than the job's image_pull_timeout of %s; what it has loaded is kept for the next", s.job.Image, timeout), true)
+	}
 	if err != nil {
 		return err
 	}
@@ -43,6 +54,18 @@ func (s *startup) pull() error {
 	s.facts = imageFacts{Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, WorkingDir: c.WorkingDir, User: c.User, Stop: c.StopSignal}
 	s.plan, err = plan(s.cfg, &s.job, s.facts, s.conf, &s.host)
 	return err
+}
+
+// pullTimeout is how long the job lets its pull take. The operator's pull_timeout bounds it, whoever else waits.
+func pullTimeout(job *JobConfig) (time.Duration, error) {
+	if job.PullTimeout == "" {
+		return math.MaxInt64, nil
+	}
+	d, err := time.ParseDuration(job.PullTimeout)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("cannot use image_pull_timeout %q: write a positive duration such as 10m", job.PullTimeout)
+	}
+	return d, nil
 }
 
 // progress returns a function that turns a pull's progress into task events, few enough to be read.

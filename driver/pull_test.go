@@ -91,11 +91,13 @@ func TestRootSecretsStayOut(t *testing.T) {
 		{"file", "user:1", "", fmt.Sprintf(`{"auths":{%q:{"username":"u","password":%q}}}`, locked, secret), ""},
 		{"wrong", "busybox:2", secret + "x", "{}", "access denied"},
 		{"no such tag", "busybox:2", secret, "{}", "not found"},
+		{"leaky helper, and none will do", "busybox:2", "", fmt.Sprintf(`{"credHelpers":{%q:"leaky"}}`, locked), "access denied"},
 		{"leaky helper", "busybox:2", "", fmt.Sprintf(`{"credHelpers":{%q:"leaky"}}`, locked), "credential helper"},
 		{"broken file", "busybox:2", "", fmt.Sprintf(`{"auths":{%q:{"password":%q}`, locked, secret), "not a Docker config.json"},
 	} {
 		must.NoError(t, os.WriteFile(authFile, []byte(c.file), 0o600))
 		job := JobConfig{Image: locked + "/" + c.image, Entrypoint: []string{"/bin/true"}}
+		job.AuthSoftFail = strings.HasSuffix(c.name, "none will do")
 		if c.password != "" {
 			job.Auth = JobAuth{"u", c.password}
 		}
@@ -143,20 +145,29 @@ func TestRootStopCancelsAPull(t *testing.T) {
 		c.InsecureRegistries = append(c.InsecureRegistries, stuck)
 	})
 	for name, stop := range map[string]func(id string) error{
-		"stop":    func(id string) error { return w.harness.StopTask(id, time.Minute, "") },
-		"destroy": func(id string) error { return w.harness.DestroyTask(id, true) },
+		"stop":               func(id string) error { return w.harness.StopTask(id, time.Minute, "") },
+		"destroy":            func(id string) error { return w.harness.DestroyTask(id, true) },
+		"the job's own time": nil,
 	} {
-		cfg := w.prepare(t, JobConfig{Image: stuck + "/busybox:1"}, false)
+		job := JobConfig{Image: stuck + "/busybox:1"}
+		if stop == nil {
+			job.PullTimeout = "3s"
+		}
+		cfg := w.prepare(t, job, false)
 		result := make(chan error, 1)
 		go func() {
 			_, _, err := w.harness.StartTask(cfg)
 			result <- err
 		}()
 		receive(t, began)
-		must.NoError(t, stop(cfg.ID))
+		text := "took longer than the job's image_pull_timeout of 3s"
+		if stop != nil {
+			text = "the start was cancelled"
+			must.NoError(t, stop(cfg.ID))
+		}
 		err := receive(t, result)
-		must.ErrorContains(t, err, "the start was cancelled", must.Sprint(name))
-		must.False(t, structs.IsRecoverable(err))
+		must.ErrorContains(t, err, text, must.Sprint(name))
+		must.Eq(t, stop == nil, structs.IsRecoverable(err))
 		receive(t, ended) // and the registry is no longer asked
 		_, err = w.driver.InspectTask(cfg.ID)
 		must.ErrorIs(t, err, drivers.ErrTaskNotFound)

@@ -62,6 +62,10 @@ func rules() []rule { //nolint:cyclop // a table, whose entries are functions of
 		{"allow_seccomp_profiles", func(j *JobConfig, s *settings) string {
 			return unless(s.AllowSeccompProfiles != "" || j.SeccompProfile == "", "seccomp_profile")
 		}},
+		{"allow_apparmor_profiles", func(j *JobConfig, s *settings) string {
+			ok := j.AppArmor == "" || slices.Contains(s.AllowAppArmor, j.AppArmor)
+			return unless(ok, fmt.Sprintf("apparmor_profile %q", j.AppArmor))
+		}},
 		{"allow_swap = true", func(j *JobConfig, s *settings) string {
 			return unless(s.AllowSwap || (j.MemorySwap == "" && j.Swappiness == nil), "swap by memory_swap or memory_swappiness")
 		}},
@@ -83,6 +87,17 @@ func refusals() []refusal {
 		{func(j *JobConfig) bool { return shared(j.IPCMode) }, "ipc_mode: a task outside its own ipc namespace reaches other tenants' memory; shm_size makes its own larger"},
 		{func(j *JobConfig) bool { return shared(j.UTSMode) }, "uts_mode: a task outside its own uts namespace could rename the host; hostname names the task's own"},
 		{func(j *JobConfig) bool { return shared(j.CgroupNS) }, "cgroupns: a task outside its own cgroup namespace sees the host's and other tenants' cgroups"},
+		{func(j *JobConfig) bool { return j.ForcePull }, `force_pull: write image_pull_policy = "always"`},
+		{func(j *JobConfig) bool { return j.Load != "" }, `load: write image = "docker-archive:local/NAME.tar", or oci-archive, for an archive that an artifact block has brought`},
+		{func(j *JobConfig) bool { return j.Logging != nil }, "logging: output goes to Nomad's logs (nomad alloc logs); the task's logs block bounds them"},
+		{func(j *JobConfig) bool { return len(j.SecurityOpt) > 0 }, "security_opt: name a profile of the operator's by seccomp_profile or apparmor_profile; a task never gains privileges anyway"},
+		{func(j *JobConfig) bool { return len(j.StorageOpt) > 0 }, `storage_opt: write disk_limit = "10GiB"`},
+		{func(j *JobConfig) bool {
+			return len(j.NetworkAliases) > 0 || j.MacAddress+j.IPv4Address+j.IPv6Address != ""
+		}, "network_aliases and addresses of the task's own: the group's network decides, by a CNI configuration of the operator's"},
+		{func(j *JobConfig) bool { return j.CpusetCpus != "" }, "cpuset_cpus: ask for cores in the task's resources"},
+		{func(j *JobConfig) bool { return j.MemoryHardLimit != 0 }, "memory_hard_limit: write memory_max in the task's resources"},
+		{func(j *JobConfig) bool { return j.VolumeDriver != "" }, "volume_driver: use Nomad's host and CSI volumes, by a volume block of the group"},
 		{func(j *JobConfig) bool { return len(j.PortMap) > 0 }, `port_map: map ports in the group's network block, as in port "http" { to = 80 }`},
 	}
 }

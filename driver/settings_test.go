@@ -57,6 +57,7 @@ func TestJobConfig(t *testing.T) {
 		tty = true
 		interactive = true
 		seccomp_profile = "own"
+		apparmor_profile = "strict"
 		healthchecks { test = ["CMD", "x"] interval = "1m" retries = 2 }
 	}`, &job)
 	must.Eq(t, JobConfig{
@@ -67,7 +68,7 @@ func TestJobConfig(t *testing.T) {
 		Volumes: []string{"/x:/y:ro"}, Lease: JobLease{"lease", "30s"}, ExtraHosts: []string{"db:192.0.2.1"},
 		GroupAdd: []string{"video"}, MemorySwap: "1GiB", Swappiness: new(int64), Devices: []JobDevice{{"/dev/fuse", "/dev/own", "r"}},
 		Ports: []string{"http"}, PortMap: map[string]int{"http": 80}, Privileged: true,
-		Init: true, TTY: true, Interactive: true, SeccompProfile: "own", Health: JobHealth{Test: []string{"CMD", "x"}, Interval: "1m", Retries: 2},
+		Init: true, TTY: true, Interactive: true, SeccompProfile: "own", AppArmor: "strict", Health: JobHealth{Test: []string{"CMD", "x"}, Interval: "1m", Retries: 2},
 	}, job)
 	var plain JobConfig
 	hclutils.NewConfigParser(jobSpec()).ParseHCL(t, `config { image = "a" }`, &plain)
@@ -155,6 +156,7 @@ func good() probe {
 			}[path], nil
 		},
 		version: func(context.Context, string) (string, error) { return "1.5.2", nil },
+		other:   func(context.Context, string, OtherRuntime) (string, error) { return "9.9.9", nil },
 	}
 }
 

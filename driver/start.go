@@ -174,7 +174,7 @@ func (s *startup) validate() error {
 	if err != nil {
 		return err
 	}
-	_, err = s.conf.seccompProfile(s.job.SeccompProfile)
+	err = s.confine()
 	if err != nil {
 		return err
 	}
@@ -235,12 +235,9 @@ func (s *startup) claimIDs() error {
 }
 
 func (s *startup) mountRoot() error {
-	disk, err := parseSize(s.job.DiskLimit)
+	disk, err := diskBytes(&s.job, s.conf)
 	if err != nil {
-		return fmt.Errorf("cannot use disk_limit: %w", err)
-	}
-	if disk == 0 || (s.conf.diskLimit > 0 && disk > s.conf.diskLimit) {
-		disk = s.conf.diskLimit
+		return err
 	}
 	request := image.MountRequest{ID: s.file.ID, Image: s.image, DiskBytes: disk}
 	if !s.plan.HostUsers {
@@ -302,8 +299,8 @@ func (s *startup) network() error {
 		}
 	}
 	dns := nameServers(s.cfg, &s.job, s.conf)
-	if dns == nil && s.plan.Netns == netnsPath(s.dir) {
-		dns = s.conf.hostDNS()
+	if len(dns.Servers) == 0 && s.plan.Netns == netnsPath(s.dir) {
+		dns.Servers = s.conf.hostDNS()
 	}
 	binds, err := writeNetworkFiles(s.dir, s.job.ExtraHosts, dns, address+" "+s.plan.Hostname)
 	if err != nil {
@@ -320,8 +317,8 @@ func (s *startup) network() error {
 
 // launch builds the specification, checks it once more from the other end, and starts it.
 func (s *startup) launch() error {
-	var err error
-	s.plan.Seccomp, err = s.conf.seccompProfile(s.job.SeccompProfile)
+	// The pull may have taken an hour, in which profiles come and go.
+	err := s.confine()
 	if err != nil {
 		return err
 	}
@@ -331,7 +328,7 @@ func (s *startup) launch() error {
 	}
 	err = sandbox.Check(spec, sandbox.Loosened{
 		HostUsers: s.conf.AllowHostUsers && s.plan.HostUsers, HostNetwork: s.conf.AllowHostNetwork && s.plan.HostNetwork, Capabilities: s.conf.caps,
-		Swap: s.conf.AllowSwap, Seccomp: s.plan.Seccomp != "",
+		Swap: s.conf.AllowSwap, Seccomp: s.plan.Seccomp != "", AppArmor: s.plan.AppArmor,
 	})
 	if err != nil {
 		return err

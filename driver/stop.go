@@ -1,10 +1,12 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,22 +53,27 @@ func (d *Driver) StopTask(id string, timeout time.Duration, signal string) error
 	if !ok {
 		return nil
 	}
-	if signal == "" {
-		signal = h.file.Stop
-	}
-	sig, err := parseSignal(signal, unix.SIGTERM)
-	if err != nil {
-		// An image may name a signal that does not exist; the task still has to stop.
-		d.log.Warn("cannot use stop signal", "task_id", id, "signal", signal)
-		sig = unix.SIGTERM
-	}
 	ctx, cancel := context.WithTimeout(d.ctx, timeout+destroyTimeout)
 	defer cancel()
-	err = h.task.Stop(ctx, sig, timeout)
+	err := h.task.Stop(ctx, d.stopSignal(h, signal), timeout)
 	if err != nil && !errors.Is(err, supervisor.ErrNotRunning) {
 		return fmt.Errorf("cannot stop the task: %w", err)
 	}
 	return nil
+}
+
+// stopSignal is what asks a task to end: what its job says, else its image. There may be no such signal, or no way to
+// send it, and the task still has to stop: its user is told that SIGTERM takes its place.
+func (d *Driver) stopSignal(h *handle, asked string) unix.Signal {
+	sig, err := parseSignal(cmp.Or(asked, h.file.Stop), unix.SIGTERM)
+	if err == nil {
+		err = h.task.Takes(sig)
+	}
+	if err != nil {
+		d.event(h.config, fmt.Sprintf("Stopping the task by SIGTERM: %v; name another as kill_signal in the job", err), nil)
+		return unix.SIGTERM
+	}
+	return sig
 }
 
 // abort cancels a start that is still under way.
@@ -183,13 +190,24 @@ func (d *Driver) SignalTask(id, signal string) error {
 	return nil
 }
 
+// The real-time signals that programs use, by C's count: the two below are the C library's own.
+const (
+	firstRealTime = 34 // SIGRTMIN
+	lastRealTime  = 64 // SIGRTMAX
+)
+
 // parseSignal reads a name, with or without SIG, or a number. Without either it is the default.
 func parseSignal(text string, otherwise unix.Signal) (unix.Signal, error) {
 	if text == "" {
 		return otherwise, nil
 	}
-	sig := unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(text), "SIG"))
+	name := strings.TrimPrefix(strings.ToUpper(text), "SIG")
+	sig := unix.SignalNum("SIG" + name)
 	if sig != 0 {
+		return sig, nil
+	}
+	sig, ok := realTime(name)
+	if ok {
 		return sig, nil
 	}
 	var n int
@@ -198,4 +216,18 @@ func parseSignal(text string, otherwise unix.Signal) (unix.Signal, error) {
 		return unix.Signal(n), nil
 	}
 	return 0, fmt.Errorf("cannot send signal %q: there is none of that name", text)
+}
+
+// realTime reads RTMIN, RTMIN+3 or RTMAX-2.
+func realTime(name string) (unix.Signal, bool) {
+	base, offset := firstRealTime, strings.TrimPrefix(name, "RTMIN")
+	if offset == name {
+		base, offset = lastRealTime, strings.TrimPrefix(name, "RTMAX")
+	}
+	if offset == "" {
+		return unix.Signal(base), true
+	}
+	n, err := strconv.Atoi(offset)
+	signed := offset[0] == '+' || offset[0] == '-'
+	return unix.Signal(base + n), err == nil && signed && offset != name && base+n >= firstRealTime && base+n <= lastRealTime
 }

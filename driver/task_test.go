@@ -2,9 +2,9 @@ package driver
 
 import (
 	"context"
+	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
@@ -24,6 +24,8 @@ func TestRootRun(t *testing.T) {
 		change func(*drivers.TaskConfig)
 		code   int
 		out    string
+		// refused is why gVisor's tasks can't have it, if they can't.
+		refused string
 	}{
 		{name: "the image's command", out: "from the image\n"},
 		{name: "exit code", job: sh("exit 7"), code: 7},
@@ -38,16 +40,20 @@ func TestRootRun(t *testing.T) {
 		{name: "host name and hosts", job: with(sh("hostname; grep web /etc/hosts; grep db /etc/hosts"), func(j *JobConfig) {
 			j.Hostname, j.ExtraHosts = "web", []string{"db:192.0.2.7"}
 		}), out: "web\n127.0.1.1 web\n192.0.2.7 db\n"},
-		{name: "loopback only", job: sh("ls /sys/class/net"), out: "lo\n"},
+		// gVisor's sysfs shows no interfaces.
+		{name: "loopback only", job: sh(byKernel("ls /sys/class/net", "ip -o link | grep -o '^[0-9]*: [a-z0-9]*'")), out: byKernel("lo\n", "1: lo\n")},
 		{name: "no capability", job: sh("grep Cap /proc/self/status | grep -v 0000000000000000; chown 1 /tmp || echo refused"), out: "refused\n"},
 		{name: "an allowed capability", job: with(sh("touch /tmp/x; chown 1 /tmp/x && echo done"), func(j *JobConfig) { j.CapAdd = []string{"CHOWN"} }), out: "done\n"},
-		{name: "an allowed sysctl", job: with(sh("cat /proc/sys/kernel/shmmni"), func(j *JobConfig) { j.Sysctl = map[string]string{"kernel.shmmni": "99"} }), out: "99\n"},
+		{name: "an allowed sysctl", job: with(sh("cat /proc/sys/kernel/shmmni"), func(j *JobConfig) { j.Sysctl = map[string]string{"kernel.shmmni": "99"} }), out: "99\n", refused: "gVisor has kernel settings of its own"},
 		{name: "read-only root", job: with(sh("touch /x || echo refused; touch /tmp/x && echo ok"), func(j *JobConfig) { j.ReadonlyRootfs = true }), out: "refused\nok\n"},
 		{name: "tmpfs of a size", job: with(sh("dd if=/dev/zero of=/scratch/x bs=1024 count=4096 2>/dev/null || wc -c < /scratch/x"), func(j *JobConfig) {
 			j.Mounts = []JobMount{{Type: "tmpfs", Target: "/scratch", Size: "1MiB"}}
 		}), out: "1048576\n"},
 		{name: "limits", job: with(sh("ulimit -n; ulimit -c"), func(j *JobConfig) { j.Ulimit = map[string]string{"nofile": "100:200"} }), out: "100\n0\n"},
-		{name: "processes", job: with(sh("for i in $(seq 40); do sleep 2 & done 2>/dev/null; echo started"), func(j *JobConfig) { j.PidsLimit = 20 }), code: 2},
+		// gVisor itself needs some thirty, and ends when the host's kernel refuses it one for a process of the task's.
+		{name: "processes", job: with(sh("for i in $(seq 300); do sleep 9 & done 2>/dev/null; echo started"), func(j *JobConfig) { j.PidsLimit = byKernel[int64](20, 150) }), code: 2},
+		{name: "processes of a user", job: with(sh("for i in $(seq 40); do sleep 2 & done 2>/dev/null; echo started"), func(j *JobConfig) { j.Ulimit = map[string]string{"nproc": "10"} }), code: 2},
+		{name: "space in /tmp as in the rest", job: with(sh("dd if=/dev/zero of=/tmp/x bs=1M count=80 2>/dev/null || echo full"), func(j *JobConfig) { j.DiskLimit = "64MiB" }), out: "full\n"},
 		{name: "out of memory", job: sh("exec dd if=/dev/zero of=/dev/null bs=200M count=1"), code: 137},
 		{name: "mount is refused by the kernel", job: sh("mount -t tmpfs x /tmp || unshare -U true || echo refused"), out: "refused\n"},
 		{name: "kernel files are masked", job: sh("cat /proc/kcore | wc -c; ls /sys/firmware | wc -l; echo 1 > /proc/sysrq-trigger || echo refused"), out: "0\n0\nrefused\n"},
@@ -55,9 +61,8 @@ func TestRootRun(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			// Its sysfs shows no interfaces, it has settings of its own, and itself needs more processes than that.
-			if gvisor() && slices.Contains([]string{"loopback only", "an allowed sysctl", "processes"}, c.name) {
-				t.Skip("gVisor is different here")
+			if w.refusedByGVisor(t, c.job, c.change, c.refused) {
+				return
 			}
 			result := w.run(t, c.job, c.change, c.out)
 			must.NoError(t, result.Err)
@@ -72,7 +77,7 @@ func TestRootRun(t *testing.T) {
 }
 
 func TestRootRefused(t *testing.T) {
-	w := newWorld(t, nil)
+	w := newWorld(t, func(c *Config) { c.DiskLimit = "64MiB" })
 	cases := []struct {
 		name, text string
 		job        JobConfig
@@ -90,6 +95,7 @@ func TestRootRefused(t *testing.T) {
 		{name: "capability", job: JobConfig{CapAdd: []string{"sys_admin"}}, text: "allow_caps"},
 		{name: "sysctl", job: JobConfig{Sysctl: map[string]string{"net.core.somaxconn": "1"}}, text: "allow_sysctls"},
 		{name: "more processes than the operator allows", job: JobConfig{PidsLimit: 5000}, text: "allows 1 to 4096"},
+		{name: "a larger disk than the operator gives", job: JobConfig{DiskLimit: "65MiB"}, text: "allows at most 64 MiB"},
 		{name: "mount over /proc", job: JobConfig{Mounts: []JobMount{{Target: "/proc/sys"}}}, text: "belongs to the sandbox"},
 		{name: "unclean directory", job: JobConfig{WorkDir: "/proc/self/fd/../9"}, text: "work_dir"},
 		{name: "unknown user", job: sh("true"), change: func(c *drivers.TaskConfig) { c.User = "nobody-here" }, text: "no such user"},
@@ -142,6 +148,34 @@ func TestRootStopAndSignal(t *testing.T) {
 	must.NoError(t, w.harness.DestroyTask(cfg.ID, false))
 	must.NoError(t, w.harness.DestroyTask(cfg.ID, false), must.Sprint("destroying is idempotent"))
 	must.NoError(t, w.harness.StopTask("unknown/task/00000000", time.Second, ""), must.Sprint("an unknown task is stopped"))
+}
+
+// A signal that only real-time programs know asks a task to end, by the name that images give it.
+func TestRootStopByRealTimeSignal(t *testing.T) {
+	w := newWorld(t, nil)
+	cfg := w.task(t, sh("trap 'exit 3' TERM; trap 'exit 5' 37; echo ready; while true; do sleep 0.05; done"))
+	w.start(t, cfg)
+	w.says(t, cfg, "ready\n")
+	must.NoError(t, w.harness.StopTask(cfg.ID, 5*time.Second, "SIGRTMIN+3"))
+	if gvisor() {
+		must.Eq(t, 3, w.wait(t, cfg.ID).ExitCode)
+		return
+	}
+	must.Eq(t, 5, w.wait(t, cfg.ID).ExitCode)
+}
+
+// gVisor takes no such signal, and does not kill the task for it either.
+func TestRootRunscStopByRealTimeSignal(t *testing.T) {
+	w := withGVisor(t, nil)
+	job := sh("trap 'exit 3' TERM; echo ready; while true; do sleep 0.05; done")
+	job.Runtime = "gvisor"
+	cfg := roomy(w.task(t, job))
+	events := collectEvents(t, w)
+	w.start(t, cfg)
+	w.says(t, cfg, "ready\n")
+	must.NoError(t, w.harness.StopTask(cfg.ID, 5*time.Second, "37"))
+	must.Eq(t, 3, w.wait(t, cfg.ID).ExitCode)
+	events("Stopping the task by SIGTERM: cannot send signal 37: gVisor takes no real-time signals")
 }
 
 func TestRootStopWhatDoesNotListen(t *testing.T) {
@@ -209,6 +243,35 @@ func TestRootExec(t *testing.T) {
 	must.ErrorContains(t, err, "cannot finish within")
 	_, err = w.harness.ExecTask("unknown", []string{"true"}, time.Second)
 	must.ErrorContains(t, err, drivers.ErrTaskNotFound.Error())
+}
+
+// TestRootExecOutlivesNoClient ends an exec whose client goes away while the program writes and writes: nobody takes its
+// output any more, and nothing of it may stay.
+func TestRootExecOutlivesNoClient(t *testing.T) {
+	w := newWorld(t, nil)
+	cfg := w.task(t, sh("sleep 600"))
+	w.start(t, cfg)
+	for _, tty := range []bool{false, true} {
+		stdin, _ := io.Pipe()
+		reader, stdout := io.Pipe()
+		_, stderr := io.Pipe()
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			_, err := w.driver.ExecTaskStreaming(ctx, cfg.ID, &drivers.ExecOptions{Command: []string{"/bin/yes"}, Tty: tty, Stdin: stdin, Stdout: stdout, Stderr: stderr})
+			ended <- err
+		}()
+		_, err := io.ReadFull(reader, make([]byte, 64<<10))
+		must.NoError(t, err)
+		cancel()
+		select {
+		case err = <-ended:
+			must.ErrorIs(t, err, context.Canceled)
+		case <-time.After(30 * time.Second):
+			_ = reader.Close()
+			t.Fatalf("the exec waits for a client that has gone, tty %v", tty)
+		}
+	}
 }
 
 func TestRootStats(t *testing.T) {

@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // taskRecord is the name of a task's record in its directory.
@@ -132,17 +130,3 @@ func removeTaskDir(dir string) error {
 }
 
 func sysfsDir(dir string) string { return filepath.Join(dir, "sys") }
-
-func unmountSysfs(dir string) error {
-	for {
-		err := unix.Unmount(sysfsDir(dir), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		switch {
-		case err == nil:
-			continue // mounted more than once
-		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
-			return nil
-		default:
-			return fmt.Errorf("cannot unmount the task's sysfs: %w", err)
-		}
-	}
-}

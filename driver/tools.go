@@ -52,6 +52,7 @@ func (d *Driver) open() (*tools, error) {
 		PullTimeout:        s.pullTimeout,
 		StallTimeout:       s.stallTimeout,
 		MaxImageBytes:      s.maxImage,
+		KeepUnused:         s.GC.Disabled,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the image store (see the driver's option state_dir): %w", err)

@@ -13,6 +13,7 @@ import (
 	pstructs "github.com/hashicorp/nomad/plugins/shared/structs"
 
 	"pangaea/driver/egress"
+	"pangaea/driver/supervisor"
 )
 
 // egressPolicy reads the operator's egress block and its exceptions.
@@ -81,17 +82,14 @@ func (s *settings) resolvers() []netip.Addr {
 }
 
 // hostDNS names the host's servers that a task can reach; nil if there are none.
-func (s *settings) hostDNS() *drivers.DNSConfig {
+func (s *settings) hostDNS() []string {
 	var servers []string
 	for _, a := range s.resolvers() {
 		if a.Is4() {
 			servers = append(servers, a.String())
 		}
 	}
-	if servers == nil {
-		return nil
-	}
-	return &drivers.DNSConfig{Servers: servers}
+	return servers
 }
 
 // hostResolvers are those of the host. Where systemd-resolved stands before them, they are in its own file.
@@ -220,7 +218,7 @@ func netnsPath(dir string) string { return filepath.Join(dir, "netns") }
 
 // unmountNetwork removes the mounts that only the start of a task needs.
 func unmountNetwork(dir string) error {
-	err := unmountSysfs(dir)
+	err := egress.Detach(sysfsDir(dir))
 	if err != nil {
 		return err
 	}
@@ -249,10 +247,19 @@ func permitNetwork(cfg *drivers.TaskConfig, job *JobConfig, s *settings) error {
 		"the operator can allow it by removing the runc driver's option refuse_group_networks")
 }
 
-// permitOwnStack refuses what would get past the wall around a group's network: the packets of a network stack of the
-// task's own go straight to the interface.
+// permitOwnStack refuses settings of the host's stack, which a task with a stack of its own would never meet, and what
+// would get past the wall around a group's network: such a task's packets go straight to the interface.
 func (s *startup) permitOwnStack() error {
-	if s.job.NetworkMode != "" || !s.ownStack() || !s.conf.polices(s.cfg) {
+	if !s.ownStack() {
+		return nil
+	}
+	for key := range s.job.Sysctl {
+		err := supervisor.RunscSysctl(strings.ReplaceAll(key, "/", "."))
+		if err != nil {
+			return err
+		}
+	}
+	if s.job.NetworkMode != "" || !s.conf.polices(s.cfg) {
 		return nil
 	}
 	return fmt.Errorf("cannot join the group's network under runtime %q: this host polices it, and gVisor's own network stack passes by what polices it; "+

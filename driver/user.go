@@ -138,6 +138,7 @@ func readAccounts(rootfs, name string) ([]account, error) {
 func parseAccounts(r io.Reader) []account {
 	var list []account
 	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, maxAccountFile) // a group of many members is a long line
 	for lines.Scan() {
 		fields := strings.Split(lines.Text(), ":")
 		if len(fields) < 3 || fields[0] == "" {

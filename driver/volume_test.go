@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
 
 	"pangaea/driver/sandbox"
 )
@@ -33,6 +34,27 @@ func TestRootVolumes(t *testing.T) {
 	w.run(t, job, nil, "data\nwritten\ndata\nread-only\n")
 	_, err := os.Stat(filepath.Join(host, "made"))
 	must.NoError(t, err)
+}
+
+// TestRootReadOnlyVolumeIsSoToItsDepth mounts a volume in which something else is mounted, as on a host whose /srv/data is
+// a disk of its own.
+func TestRootReadOnlyVolumeIsSoToItsDepth(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.AllowVolumes = true })
+	host := filepath.Join(w.state, "tmp", "volume")
+	below := filepath.Join(host, "below")
+	must.NoError(t, os.MkdirAll(below, 0o755))
+	must.NoError(t, unix.Mount("tmpfs", below, "tmpfs", 0, "mode=1777,size=1m"))
+	defer func() { must.NoError(t, unix.Unmount(below, unix.MNT_DETACH)) }()
+	const script = "touch /vol/x 2>&- || echo read-only; touch /vol/below/x 2>&- || echo read-only"
+	w.run(t, sh(script), func(c *drivers.TaskConfig) {
+		c.Mounts = []*drivers.MountConfig{{HostPath: host, TaskPath: "/vol", Readonly: true}}
+	}, "read-only\nread-only\n")
+
+	job := sh(script)
+	job.Mounts = []JobMount{{Type: "bind", Source: host, Target: "/vol", ReadOnly: true}}
+	w.run(t, job, nil, "read-only\nread-only\n")
+	_, err := os.Stat(filepath.Join(below, "x"))
+	must.ErrorIs(t, err, os.ErrNotExist)
 }
 
 // TestRootStopWhilePulling stops a task whose registry does not answer: the start ends at once and leaves nothing.

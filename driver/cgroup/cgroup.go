@@ -73,19 +73,27 @@ func (t Task) Dir(controller string) string {
 
 // OOMKills counts the task's processes that the kernel killed for want of memory.
 func (t Task) OOMKills() uint64 {
-	file := filepath.Join(t.Dir("memory"), "memory.oom_control")
+	file := "memory.oom_control"
 	if t.Unified() {
-		file = filepath.Join(t.Dir("memory"), "memory.events")
+		file = "memory.events"
 	}
-	data, err := os.ReadFile(file)
+	return t.count("memory", file, "oom_kill")
+}
+
+// ForksRefused counts the processes and threads that the kernel refused the task for their number.
+func (t Task) ForksRefused() uint64 { return t.count("pids", "pids.events", "max") }
+
+// count reads one number of a controller's file of several; 0 if it is not there.
+func (t Task) count(controller, file, name string) uint64 {
+	data, err := os.ReadFile(filepath.Join(t.Dir(controller), file))
 	if err != nil {
 		return 0
 	}
 	for line := range strings.Lines(string(data)) {
-		value, found := strings.CutPrefix(strings.TrimSpace(line), "oom_kill ")
+		value, found := strings.CutPrefix(strings.TrimSpace(line), name+" ")
 		if found {
-			kills, _ := strconv.ParseUint(value, 10, 64)
-			return kills
+			number, _ := strconv.ParseUint(value, 10, 64)
+			return number
 		}
 	}
 	return 0

@@ -53,23 +53,25 @@ func TestHierarchies(t *testing.T) {
 		dirs  []string
 		pids  []int
 		ooms  uint64
+		forks uint64
 	}{
 		{
 			name: "v1",
 			files: map[string]string{
 				"devices/a/b/cgroup.procs": "50\n51\n", "memory/a/b/cgroup.procs": "51\n52\n",
-				"memory/a/b/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
-				"pids/other/cgroup.procs":       "99\n",
+				"memory/a/b/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n", "pids/a/b/pids.events": "max 8\n",
+				"pids/other/cgroup.procs": "99\n",
 			},
-			dirs: []string{"devices/a/b", "memory/a/b"}, pids: []int{50, 51, 52}, ooms: 3,
+			dirs: []string{"devices/a/b", "memory/a/b", "pids/a/b"}, pids: []int{50, 51, 52}, ooms: 3, forks: 8,
 		},
 		{
 			name: "v2",
 			files: map[string]string{
 				"cgroup.controllers": "memory", "a/b/cgroup.procs": "50\n", "a/b/deep/er/cgroup.procs": "60\n",
 				"a/b/memory.events": "low 0\noom 9\noom_kill 4\noom_group_kill 7\n", "a/cgroup.procs": "98\n",
+				"a/b/pids.events": "max 6\n",
 			},
-			dirs: []string{"a/b"}, pids: []int{50, 60}, ooms: 4,
+			dirs: []string{"a/b"}, pids: []int{50, 60}, ooms: 4, forks: 6,
 		},
 		{
 			name:  "never a process outside the namespace, the machine's init or ourselves",
@@ -93,6 +95,7 @@ func TestHierarchies(t *testing.T) {
 			must.Eq(t, tc.dirs, dirs)
 			must.Eq(t, tc.pids, task.Pids())
 			must.Eq(t, tc.ooms, task.OOMKills())
+			must.Eq(t, tc.forks, task.ForksRefused())
 		})
 	}
 }

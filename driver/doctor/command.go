@@ -50,12 +50,13 @@ type options struct {
 
 // Command is "pangaea doctor" with the device plugin given; it returns the exit status.
 func Command(args []string, stdout, stderr io.Writer, gpus Plugin) int {
-	o, err := parse(args, stderr)
+	o, err := parse(args)
 	if errors.Is(err, flag.ErrHelp) {
+		fmt.Fprint(stdout, usage)
 		return 0
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, err)
+		fmt.Fprintf(stderr, "%v; see pangaea doctor -h\n", err)
 		return 2
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -82,11 +83,10 @@ func Command(args []string, stdout, stderr io.Writer, gpus Plugin) int {
 	return status(findings)
 }
 
-func parse(args []string, stderr io.Writer) (options, error) {
+func parse(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.Usage = func() { fmt.Fprint(stderr, usage) }
+	flags.SetOutput(io.Discard) // the caller tells
 	flags.BoolVar(&o.json, "json", false, "")
 	flags.Func("config", "", func(path string) error { o.config = append(o.config, path); return nil })
 	flags.StringVar(&o.address, "address", "", "")

@@ -227,18 +227,20 @@ b
 
 func TestUsage(t *testing.T) {
 	for _, c := range []struct {
-		args   []string
-		status int
-		err    string
+		args     []string
+		status   int
+		out, err string
 	}{
-		{[]string{"-h"}, 0, "Usage: pangaea doctor"},
-		{[]string{"-nonsense"}, 2, "not defined"},
-		{[]string{"gpu"}, 2, `no argument "gpu"`},
-		{[]string{"-token-file", "/nonexistent"}, 2, "cannot read Nomad's token"},
+		{[]string{"-h"}, 0, "Usage: pangaea doctor", ""},
+		{[]string{"-nonsense"}, 2, "", "not defined"},
+		{[]string{"gpu"}, 2, "", `no argument "gpu"`},
+		{[]string{"-token-file", "/nonexistent"}, 2, "", "cannot read Nomad's token"},
 	} {
 		var out, err bytes.Buffer
 		must.Eq(t, c.status, Command(c.args, &out, &err, &fakePlugin{}), must.Sprint(c.args))
+		must.StrContains(t, out.String(), c.out)
 		must.StrContains(t, err.String(), c.err)
+		must.Eq(t, c.status == 0, err.Len() == 0)
 	}
 }
 

@@ -82,7 +82,7 @@ func (a area) modules(h Host) Finding {
 			"SELinux enforces a policy, and the driver labels nothing: tasks may be denied their own files")
 	}
 	if h.read("/sys/module/apparmor/parameters/enabled") == "Y" {
-		return a.ok(name, "AppArmor is on; tasks run without a profile of it, under the driver's own confinement")
+		return a.ok(name, "AppArmor is on")
 	}
 	return a.ok(name, "neither AppArmor nor SELinux; tasks do not rely on them")
 }

@@ -25,11 +25,14 @@ type Config struct {
 	Deny  []netip.Prefix
 	// Resolvers tells who may be asked for names now, wherever they are; a laptop's change. It may be nil.
 	Resolvers func() []netip.Addr
-	// Connections is how many a task may have open at a time, Rate how many it may open per second in the long run.
+	// Connections is how many a task may have open at a time, Rate how many it may open per second in the long run. All
+	// tasks together have at most half of what the host keeps track of.
 	Connections, Rate uint32
 	// PassFirewalls makes an exception for tasks in firewalls of the host's that would drop what it forwards.
 	PassFirewalls bool
 	Logger        hclog.Logger
+
+	tracked uint32 // how many connections the host keeps track of, in tests
 }
 
 const (
@@ -48,6 +51,25 @@ func (c Config) withDefaults() Config {
 		c.Logger = hclog.NewNullLogger()
 	}
 	return c
+}
+
+const (
+	// ownPart of the connections that a host keeps track of are never the tasks': with a full table nobody gets a new one.
+	ownPart = 2
+	// maxLists bounds in how many lists the tasks' connections are counted.
+	maxLists = 64
+	// perList is how many tasks with all the connections that they may have fit in one list.
+	perList = 4
+)
+
+// shares divides what tasks may have of a host's tracked connections among as many lists, a power of 2, as leave each
+// enough for several tasks: one alone can't keep those from the internet that are counted with it.
+func (c Config) shares(tracked uint32) (lists, each uint32) {
+	budget := max(1, tracked/ownPart)
+	for lists = 1; lists < maxLists && budget/(2*lists) >= perList*c.Connections; {
+		lists *= 2
+	}
+	return lists, budget / lists
 }
 
 // tag is what all of a driver's objects in the kernel carry in their names.

@@ -6,7 +6,7 @@
 //
 //	host wall   one table per driver, pangaea-<name>, in the host's namespace: it lets through what the task may reach,
 //	            drops the rest, new connections towards the task and forged source addresses, bounds connections and
-//	            their rate per task, and translates addresses.
+//	            their rate per task, and those of all tasks to half of what the host keeps track of, and translates addresses.
 //	inner wall  the table pangaea in the task's namespace, which belongs to the host's users: the same list of
 //	            forbidden addresses. It holds while the owner, Docker or a firewall daemon has flushed the host's rules,
 //	            until [Network.Watch] has put them back, and it refuses at once what the host's wall lets time out.

@@ -1,7 +1,6 @@
 package egress
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -20,8 +19,6 @@ type target struct {
 	network, address string
 	port             int
 }
-
-func (t target) String() string { return fmt.Sprintf("%s %s:%d", t.network, t.address, t.port) }
 
 func newNetwork(t *testing.T, change func(*Config)) *Network {
 	t.Helper()
@@ -350,6 +347,53 @@ func TestRootMulticastAndBroadcast(t *testing.T) {
 	})
 }
 
+// All tasks together can't fill the table of connections that the host itself needs.
+func TestRootConnectionsOfAllTasks(t *testing.T) {
+	inHost(t, func(t *testing.T) {
+		newWorld(t)
+		n := newNetwork(t, func(c *Config) { c.Connections, c.tracked = 10, 64 })
+		var open []net.Conn
+		var last *place
+		for _, count := range []int{10, 10, 10, 2} {
+			last, _ = take(t, n)
+			last.do(func() {
+				for range count {
+					conn, err := net.DialTimeout("tcp", "8.8.8.8:8080", patient)
+					must.NoError(t, err)
+					open = append(open, conn)
+				}
+			})
+		}
+		last.do(func() {
+			must.Error(t, reach("tcp", "8.8.8.8", webPort, brief), must.Sprint("the 33rd of all, this task's third"))
+		})
+		for _, conn := range open {
+			_, err := conn.Read(make([]byte, 5))
+			must.NoError(t, err, must.Sprint("what is open goes on"))
+			must.NoError(t, conn.(*net.TCPConn).SetLinger(0)) // the kernel forgets what was reset at once
+			conn.Close()
+		}
+		last.do(func() { must.NoError(t, reach("tcp", "8.8.8.8", webPort, patient)) })
+	})
+}
+
+func TestShares(t *testing.T) {
+	for _, c := range []struct{ tracked, connections, lists, each uint32 }{
+		{262144, 2048, 16, 8192},
+		{1 << 20, 2048, 64, 8192},
+		{1 << 24, 2048, 64, 131072},
+		{65536, 2048, 4, 8192},
+		{8192, 2048, 1, 4096},
+		{262144, 1 << 20, 1, 131072},
+		{1, 2048, 1, 1},
+	} {
+		lists, each := Config{Connections: c.connections}.shares(c.tracked)
+		must.Eq(t, c.lists, lists)
+		must.Eq(t, c.each, each)
+		must.LessEq(t, max(1, c.tracked/2), lists*each)
+	}
+}
+
 func TestRootConnectionCaps(t *testing.T) {
 	inHost(t, func(t *testing.T) {
 		newWorld(t)
@@ -480,6 +524,18 @@ func TestRootNoWayOutFailsClosed(t *testing.T) {
 		must.NoError(t, err)
 		must.NoError(t, w.host.AddrDel(link, &netlink.Addr{IPNet: ipNet(netip.MustParseAddr("10.9.0.1"), 16)}))
 		task, _ := take(t, n)
+		all(t, task, []target{{"tcp", "8.8.8.8", webPort}})
+	})
+}
+
+// TestRootLargeSubnet takes from the far end of a range with more addresses than an interface's name can number.
+func TestRootLargeSubnet(t *testing.T) {
+	inHost(t, func(t *testing.T) {
+		newWorld(t)
+		n := newNetwork(t, func(c *Config) { c.Subnet = netip.MustParsePrefix("10.0.0.0/8") })
+		n.slot = 1<<23 - 3
+		task, address := take(t, n)
+		must.True(t, n.conf.Subnet.Contains(address))
 		all(t, task, []target{{"tcp", "8.8.8.8", webPort}})
 	})
 }

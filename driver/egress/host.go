@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -23,6 +24,7 @@ type host struct {
 	mtu      int            // the smallest of the uplinks'
 	resolve  []netip.Addr   // who may be asked for names
 	forwards bool           // the host as a whole is a router
+	tracked  uint32         // how many connections the host keeps track of at most; 0 as long as it does not say
 }
 
 const (
@@ -54,7 +56,22 @@ func readHost(handle *netlink.Handle, resolvers []netip.Addr) (host, error) {
 	h.own, err = addresses(handle, byIndex)
 	text, readErr := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
 	h.forwards = strings.TrimSpace(string(text)) == "1"
+	h.tracked = trackedConnections()
 	return h, errors.Join(err, readErr)
+}
+
+// trackedConnections is the size of the table that all connections of the host share, 0 while the kernel has none: that is
+// until the first rule that asks for a connection's state.
+func trackedConnections() uint32 {
+	text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_max")
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
+	if err != nil {
+		return 0
+	}
+	return uint32(n)
 }
 
 // follow sorts what the routes lead to into the internet and what is near.

@@ -106,16 +106,16 @@ func set(name, value string) error {
 // connect lays the pair, at the first slot of the pool that is free. A slot is free if its interface has no namesake
 // and its address no route: the kernel decides both in one step, also between drivers.
 func (n *Network) connect(ns *Namespace, h host) error {
-	slots := uint32(1) << (31 - n.pool.Bits())
-	for range slots {
-		n.slot = (n.slot + 1) % slots
+	all := slots(n.pool)
+	for range all {
+		n.slot = (n.slot + 1) % all
 		err := n.lay(ns, n.slot, h)
 		if errors.Is(err, unix.EEXIST) {
 			continue
 		}
 		return err
 	}
-	return fmt.Errorf("cannot find a free address for the task: all %d of %s are in use", slots, n.pool)
+	return fmt.Errorf("cannot find a free address for the task: all %d of %s are in use", all, n.pool)
 }
 
 func (n *Network) lay(ns *Namespace, slot uint32, h host) error {
@@ -194,7 +194,7 @@ func (ns *Namespace) Attach(path string) error {
 	return nil
 }
 
-// Detach removes what Attach has mounted, and is content if nothing is.
+// Detach unmounts what Attach or another has mounted at a path, and is content if nothing is.
 func Detach(path string) error {
 	for {
 		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
@@ -204,7 +204,7 @@ func Detach(path string) error {
 		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
 			return nil
 		default:
-			return fmt.Errorf("cannot unmount the network namespace: %w", err)
+			return fmt.Errorf("cannot unmount %s: %w", path, err)
 		}
 	}
 }
@@ -221,6 +221,9 @@ func (ns *Namespace) Close() {
 		_ = ns.file.Close()
 	}
 }
+
+// slots is how many tasks can have addresses of a pool: two each, and the name of an interface has room for six digits.
+func slots(pool netip.Prefix) uint32 { return min(uint32(1)<<(31-pool.Bits()), 1_000_000) }
 
 // pair are the two addresses of a slot: the host's end and the task's.
 func pair(pool netip.Prefix, slot uint32) (gateway, address netip.Addr) {

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,6 +77,7 @@ func (n *Network) look() (host, error) {
 		n.route = handle
 	}
 	h, err := readHost(n.route, n.conf.Resolvers())
+	h.tracked = cmp.Or(n.conf.tracked, h.tracked)
 	if err == nil {
 		n.follow(h)
 	}
@@ -93,7 +95,7 @@ func (n *Network) build() error {
 			return err
 		}
 		// Addresses of tasks that have just ended rest: what is still on its way to them must not reach others.
-		n.slot = rand.Uint32N(1 << (31 - n.pool.Bits())) //nolint:gosec // a place to start, not a secret
+		n.slot = rand.Uint32N(slots(n.pool)) //nolint:gosec // a place to start, not a secret
 	}
 	if !reflect.DeepEqual(h, n.host) || !n.intact() {
 		err = n.writeWall(h)

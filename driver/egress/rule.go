@@ -131,6 +131,13 @@ func over(set *nftables.Set, count expr.Any) rule {
 	return append(loadSource(), &expr.Dynset{SrcRegKey: register, SetName: set.Name, SetID: set.ID, Operation: uint32(unix.NFT_DYNSET_OP_ADD), Exprs: []expr.Any{count}})
 }
 
+// overOf is over for all sources whose addresses have the same bits under a mask.
+func overOf(set *nftables.Set, mask uint32, count expr.Any) rule {
+	all := over(set, count)
+	masked := &expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: binary.BigEndian.AppendUint32(nil, mask), Xor: make([]byte, 4)}
+	return slices.Insert(all, 1, expr.Any(masked))
+}
+
 func accept() rule { return rule{&expr.Verdict{Kind: expr.VerdictAccept}} }
 func drop() rule   { return rule{&expr.Verdict{Kind: expr.VerdictDrop}} }
 

@@ -89,6 +89,13 @@ func (n *Network) taskRules(t *table, h host, deny rule) []rule {
 		}), deny),
 		when(over(connections, &expr.Connlimit{Count: n.conf.Connections, Flags: expr.NFT_CONNLIMIT_F_INV}), deny),
 	}
+	if h.tracked > 0 {
+		// All tasks together leave half of the host's table to the host. The kernel goes through a whole list of connections
+		// for each new one, so they are counted in several lists, by the last bits of the task's slot.
+		lists, each := n.conf.shares(h.tracked)
+		all := t.counter("all")
+		rules = append(rules, when(overOf(all, (lists-1)<<1, &expr.Connlimit{Count: each, Flags: expr.NFT_CONNLIMIT_F_INV}), deny))
+	}
 	rules = append(rules, n.exceptions(h)...)
 	rules = append(rules, when(t.within(n.barred(h)), deny), when(notUnicast(), deny))
 	for _, number := range smtp() {

@@ -27,6 +27,8 @@ func TestGrants(t *testing.T) {
 		{name: "a share with no number", env: map[string]string{"PANGAEA_GPU_GPU_a__": "GPU-a"}, fail: "not as the device plugin writes it"},
 		{name: "a share of another", env: map[string]string{"PANGAEA_GPU_GPU_a__1": "GPU-b"}, fail: "not as the device plugin writes it"},
 		{name: "a longer name", env: map[string]string{"PANGAEA_GPU_GPU_a_1": "GPU-a"}, fail: "not as the device plugin writes it"},
+		{name: "a share by MPS", env: map[string]string{"PANGAEA_GPU_GPU_a__1": "GPU-a", "CUDA_MPS_PIPE_DIRECTORY": "/tmp/nvidia-mps"}, fail: "cannot run on a GPU that is shared by MPS"},
+		{name: "MPS without a GPU of ours", env: map[string]string{"CUDA_MPS_PIPE_DIRECTORY": "/tmp/nvidia-mps"}},
 		{name: "all", env: map[string]string{"PANGAEA_GPU_all": "all"}, fail: "not as the device plugin writes it"},
 		{name: "key and value differ", env: map[string]string{"PANGAEA_GPU_GPU_a": "GPU-b"}, fail: "not as the device plugin writes it"},
 		{name: "a list", env: map[string]string{"PANGAEA_GPU_GPU_a,GPU_b": "GPU-a,GPU-b"}, fail: "not as the device plugin writes it"},

@@ -1,6 +1,7 @@
 package gpu
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -15,6 +16,9 @@ const grantPrefix = "PANGAEA_GPU_"
 // shareMark parts, in Nomad's ID of a device, a UUID from the number of a share of it.
 const shareMark = "::"
 
+// mpsKey is what the device plugin sets, besides, for a share by CUDA's multi-process service.
+const mpsKey = "CUDA_MPS_PIPE_DIRECTORY"
+
 // Grant is one device that a task was given.
 type Grant struct {
 	// ID is what Nomad calls it: the UUID, or for a share of it GPU-...::0.
@@ -27,7 +31,7 @@ type Grant struct {
 func (g Grant) Whole() bool { return g.ID == g.UUID }
 
 // Grants lists the devices that a task was granted, from its DeviceEnv, by UUID. The device plugin is asked once for each
-// device block of a task, so that only here two shares of one GPU in two blocks are seen together.
+// device block of a task, so that only here two shares of one GPU in two blocks are seen together. Shares by MPS are refused.
 func Grants(deviceEnv map[string]string) ([]Grant, error) {
 	valid := regexp.MustCompile(`^(GPU|MIG)-[0-9A-Za-z][0-9A-Za-z-]{0,126}$`)
 	share := regexp.MustCompile(`^__([0-9]{1,4})$`)
@@ -50,6 +54,10 @@ func Grants(deviceEnv map[string]string) ([]Grant, error) {
 			return nil, fmt.Errorf("cannot give the task two shares of one GPU, %s: ask for one share, in one device block", uuid)
 		}
 		grants = append(grants, g)
+	}
+	if len(grants) > 0 && deviceEnv[mpsKey] != "" {
+		return nil, errors.New("cannot run on a GPU that is shared by MPS: its server serves one user ID at a time, and each task of this driver has user IDs of its own. " +
+			"Ask for a time-sliced share, a MIG device, or a whole GPU, in which the task may run an MPS control daemon of its own; or use another driver")
 	}
 	slices.SortFunc(grants, func(a, b Grant) int { return strings.Compare(a.UUID, b.UUID) })
 	return grants, nil

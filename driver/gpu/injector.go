@@ -85,6 +85,10 @@ func (i *Injector) Edits(uuids []string) (Edits, error) {
 	if len(uuids) == 0 {
 		return Edits{}, nil
 	}
+	if !i.Installed() {
+		// NVIDIA's generator would look for it everywhere first.
+		return Edits{}, fmt.Errorf("cannot find the NVIDIA driver: is it installed? Its kernel module is not loaded")
+	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	err := i.refresh(uuids)

@@ -47,6 +47,7 @@ func TestRootStoreSurvivesKill(t *testing.T) {
 		killAfter(t, ref, dir, time.Duration(i)*3*time.Millisecond)
 		s, err := Open(dir, Options{InsecureRegistries: []string{h.addr}})
 		must.NoError(t, err)
+		<-s.swept
 		tmp, err := os.ReadDir(s.path("tmp"))
 		must.NoError(t, err)
 		must.Eq(t, 0, len(tmp))

@@ -51,7 +51,8 @@ func (e *Error) Recoverable() bool { return e.recoverable }
 // IsRecoverable tells whether what failed with err may succeed later without anybody changing anything.
 func IsRecoverable(err error) bool {
 	var e *Error
-	return errors.As(err, &e) && e.recoverable
+	var full *fullError
+	return errors.As(err, &e) && e.recoverable || errors.As(err, &full)
 }
 
 // explain makes an Error of what a pull ran into. Faults of the content, the request or the operator's rules
@@ -111,7 +112,7 @@ func advices() []advice {
 		{[]error{ErrNotAllowed}, false, "ask the host's operator to allow it"},
 		{[]error{ErrUnsigned}, false, "sign it with a key that the host's operator trusts, or ask them for a rule that covers it"},
 		{[]error{errBadRef}, false, "write name:tag, name@sha256:..., oci:path, oci-archive:path or docker-archive:path"},
-		{[]error{unix.ENOSPC, unix.EDQUOT}, true, "free disk space, or lower the driver's image gc watermarks"},
+		{[]error{unix.ENOSPC, unix.EDQUOT}, true, ""}, // a fullError, which says what to do itself
 		{[]error{errLocal}, false, "check the path, which may not lead out of its directory"},
 		{[]error{registry.ErrStalled, errTimeout}, true, "the registry or the network is too slow; the driver's pull_timeout may be raised"},
 	}

@@ -26,6 +26,8 @@ type GCPolicy struct {
 	// HighWatermark is the share of the disk in use, 0 to 1, above which images go, the least recently used
 	// first, until it is at most LowWatermark. 0 means no watermark.
 	HighWatermark, LowWatermark float64
+	// Room is how many bytes shall be free: until they are, images go whatever the watermarks say.
+	Room int64
 }
 
 // GCResult tells what went.
@@ -92,8 +94,9 @@ func (s *Store) collect(p GCPolicy) (GCResult, []string, error) {
 	s.trimPartials(s.room(p))
 	// Leftovers of deleted or re-tagged images first: they cost nobody anything.
 	err = s.dropLayers(images, inUse, &res, &doomed)
+	full := p.HighWatermark > 0 && s.usedWithout(res.Bytes) > p.HighWatermark
 	for err == nil {
-		i := s.victim(images, inUse, p, s.diskUsed(), res.Bytes)
+		i := s.victim(images, inUse, p, full && s.usedWithout(res.Bytes) > p.LowWatermark || s.freeBytes()+res.Bytes < p.Room)
 		if i < 0 {
 			break
 		}
@@ -112,7 +115,7 @@ func (s *Store) collect(p GCPolicy) (GCResult, []string, error) {
 
 // room is how much may stay of broken downloads: nothing on a disk that is full.
 func (s *Store) room(p GCPolicy) int64 {
-	if p.HighWatermark > 0 && s.diskUsed() > p.HighWatermark {
+	if p.HighWatermark > 0 && s.diskUsed() > p.HighWatermark || s.freeBytes() < p.Room {
 		return 0
 	}
 	return maxKept
@@ -133,13 +136,8 @@ func (s *Store) lockOut() (alone bool, release func(), err error) {
 	}, nil
 }
 
-// victim picks the image to delete next; images come least recently used first. freed is what this run has taken
-// out but not deleted yet, so that the disk does not show it.
-func (s *Store) victim(images []stored, inUse map[string]bool, p GCPolicy, used float64, freed int64) int {
-	if p.HighWatermark > 0 {
-		used -= s.share(freed)
-	}
-	full := p.HighWatermark > 0 && (used > p.HighWatermark || freed > 0 && used > p.LowWatermark)
+// victim picks the image to delete next; images come least recently used first. full says that the disk still is.
+func (s *Store) victim(images []stored, inUse map[string]bool, p GCPolicy, full bool) int {
 	for i, img := range images {
 		idle := time.Since(img.used)
 		switch {
@@ -259,21 +257,30 @@ func (s *Store) dropRefs(images []stored) error {
 	return nil
 }
 
-func (s *Store) statfs() (total, free float64) {
+// statfs is the disk's size and what it has left for this store, in bytes, and how many more files it takes, if it keeps
+// count of them.
+func (s *Store) statfs() (total, free float64, files uint64) {
 	var st unix.Statfs_t
 	err := unix.Statfs(filepath.Clean(s.root), &st)
 	if err != nil || st.Blocks == 0 {
-		return 1, 1
+		return 1, 1, st.Ffree
 	}
-	return float64(st.Blocks) * float64(st.Bsize), float64(st.Bavail) * float64(st.Bsize)
+	return float64(st.Blocks) * float64(st.Bsize), float64(st.Bavail) * float64(st.Bsize), st.Ffree
+}
+
+// freeBytes is what the disk has left for this store.
+func (s *Store) freeBytes() int64 {
+	_, free, _ := s.statfs()
+	return int64(free)
 }
 
 func (s *Store) diskUsed() float64 {
-	total, free := s.statfs()
+	total, free, _ := s.statfs()
 	return 1 - free/total
 }
 
-func (s *Store) share(bytes int64) float64 {
-	total, _ := s.statfs()
-	return float64(bytes) / total
+// usedWithout is the share of the disk in use, less what this run has taken out but not deleted yet.
+func (s *Store) usedWithout(bytes int64) float64 {
+	total, _, _ := s.statfs()
+	return s.diskUsed() - float64(bytes)/total
 }

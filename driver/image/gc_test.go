@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -80,6 +81,23 @@ func TestRootGCKeepsWhatIsInUse(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRootGCBelowTheHighWatermark has something to clear away on a disk that is fuller than the low watermark and not as
+// full as the high one: no image goes for that.
+func TestRootGCBelowTheHighWatermark(t *testing.T) {
+	t.Parallel()
+	h := serve(t, nil)
+	s := open(t, Options{}, h)
+	pulled(t, s, h, "app", time.Hour)
+	left := s.path("layers", strings.Repeat("ab", 32))
+	must.NoError(t, os.Mkdir(left, 0o700))
+	must.NoError(t, s.writeJSON(filepath.Join(left, "meta.json"), layerMeta{Bytes: 1}))
+	must.Less(t, 0.9999, s.diskUsed())
+	res, err := s.GC(t.Context(), GCPolicy{HighWatermark: 0.9999, LowWatermark: 0.00005})
+	must.NoError(t, err)
+	must.Eq(t, 1, res.Layers)
+	must.Zero(t, res.Images)
 }
 
 func TestRootGCThenMountFailsAndPullHeals(t *testing.T) {

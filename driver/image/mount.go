@@ -33,7 +33,7 @@ func checkID(id string) error {
 // Mount mounts the image as the task's root file system and returns where. The mount keeps the image in the
 // store, across restarts, until Unmount.
 func (s *Store) Mount(ctx context.Context, r MountRequest) (string, error) {
-	at, err := s.mount(ctx, r)
+	at, err := withRoom(ctx, s, func() (string, error) { return s.mount(ctx, r) })
 	if err != nil {
 		return "", fmt.Errorf("cannot mount root file system: %w", err)
 	}

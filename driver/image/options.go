@@ -39,6 +39,8 @@ type Options struct {
 	StallTimeout time.Duration
 	// MaxImageBytes bounds what an image unpacks to, 64 GiB if 0.
 	MaxImageBytes int64
+	// KeepUnused has a pull fail on a full disk rather than delete what nobody uses. GC is its caller's own choice.
+	KeepUnused bool
 
 	keepFrom int64 // smaller in tests
 }
@@ -65,16 +67,20 @@ func (o Options) withDefaults() Options {
 // Policy says when a pull asks the registry.
 type Policy string
 
-// The policies. An empty one means PolicyMissing.
+// The policies. An empty one means PolicyMissing, and for the tag latest, written or not, PolicyAlways: as in Nomad's
+// Docker driver, whoever writes that wants what it means today.
 const (
 	PolicyMissing Policy = "missing" // only if the store does not have the image
 	PolicyAlways  Policy = "always"  // always, unless a digest names the image
 	PolicyNever   Policy = "never"   // the store has it, or the pull fails
 )
 
-func (p Policy) check() (Policy, error) {
+func (p Policy) check(r reference) (Policy, error) {
 	switch p {
 	case "":
+		if r.latest() {
+			return PolicyAlways, nil
+		}
 		return PolicyMissing, nil
 	case PolicyMissing, PolicyAlways, PolicyNever:
 		return p, nil
@@ -88,7 +94,11 @@ type PullRequest struct {
 	Ref string
 	// Username and Password are the job's own credentials, for the registry in Ref only.
 	Username, Password string
-	Policy             Policy
+	// SoftFail pulls without credentials if the operator's file or a credential helper in it fails.
+	SoftFail bool
+	Policy   Policy
+	// Tenant is whose pull it is. Those of one tenant take turns.
+	Tenant string
 	// Signatures say which images must be signed by whom; none asks for no signatures.
 	Signatures []SignatureRule
 	// Dir is a directory that the job may read archives from by relative path, its task directory, say.

@@ -74,7 +74,7 @@ func (p *partial) keep(b []byte) {
 // close keeps the file for another try if why may pass, and deletes it if the layer is in place, if its content
 // was wrong, or if its space is needed.
 func (p *partial) close(why error) {
-	_, free := p.store.statfs()
+	_, free, _ := p.store.statfs()
 	full := errors.Is(why, unix.ENOSPC) || errors.Is(why, unix.EDQUOT) || free < float64(p.have)
 	if why == nil || p.have <= 0 || layer.IsContent(why) || full {
 		_ = os.Remove(p.file.Name())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -23,30 +24,45 @@ func (s *Store) Pull(ctx context.Context, req PullRequest) (*Image, error) {
 	if err != nil {
 		return nil, explain(req.Ref, err)
 	}
-	req.Policy, err = req.Policy.check()
+	req.Policy, err = req.Policy.check(r)
 	if err != nil {
 		return nil, fmt.Errorf("cannot pull image %q: %w", req.Ref, err)
 	}
-	if req.Policy != PolicyAlways || r.digested() {
-		img, err := s.lookup(r, trust)
-		if err == nil {
-			return img, nil
-		}
-		if req.Policy == PolicyNever && r.remote != nil {
-			return nil, explain(req.Ref, err)
-		}
+	img, err := s.cached(r, req, trust)
+	if err == nil {
+		return img, nil
+	}
+	if req.Policy == PolicyNever && r.remote != nil {
+		return nil, explain(req.Ref, err)
 	}
 	key := r.flightKey(req)
+	leave, err := s.queues.enter(ctx, req.Tenant, key)
+	if err != nil {
+		return nil, explain(req.Ref, err)
+	}
+	defer leave()
+	img, err = s.cached(r, req, trust) // by whoever came before
+	if err == nil {
+		return img, nil
+	}
 	t := s.tracker(key)
 	defer t.subscribe(req.Progress)()
-	img, _, err := s.images.do(ctx, key, func(ctx context.Context) (*Image, error) {
+	img, _, err = s.images.do(ctx, key, func(ctx context.Context) (*Image, error) {
 		defer s.dropTracker(key, t)
-		return s.pull(ctx, r, req, trust, t)
+		return withRoom(ctx, s, func() (*Image, error) { return s.pull(ctx, r, req, trust, t) })
 	})
 	if err == nil && !trust.accepts(img.Signers) { // who began the pull may have gone by other rules
 		return nil, explain(req.Ref, ErrUnsigned)
 	}
 	return img, explain(req.Ref, err)
+}
+
+// cached is the image as the store has it, if the request makes do with that.
+func (s *Store) cached(r reference, req PullRequest, trust trust) (*Image, error) {
+	if req.Policy == PolicyAlways && !r.digested() {
+		return nil, ErrNotPresent
+	}
+	return s.lookup(r, trust)
 }
 
 // tracker finds the progress of a pull that may be under way already.
@@ -150,12 +166,15 @@ func (s *Store) fetchLayers(ctx context.Context, p *plan, t *tracker) error {
 			return fmt.Errorf("%w: its layers alone have more than %d bytes", layer.ErrTooLarge, s.opts.MaxImageBytes)
 		}
 	}
+	if total > s.freeBytes() {
+		return &shortage{need: total}
+	}
 	t.update(true, func(pr *Progress) { pr.Ref, pr.Layers, pr.TotalBytes = p.ref, len(missing), total })
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelLayers)
 	for _, l := range missing {
 		group.Go(func() error {
-			err := s.fetchLayer(ctx, l, budget, t)
+			err := s.fetchLayer(ctx, l, p.place, budget, t)
 			if err != nil {
 				return err
 			}
@@ -166,11 +185,13 @@ func (s *Store) fetchLayers(ctx context.Context, p *plan, t *tracker) error {
 	return group.Wait()
 }
 
-// fetchLayer brings one layer, or waits for the pull that is bringing it. If that one fails or is given
-// up, this pull tries by itself: its own image may be honest where the other's was not.
-func (s *Store) fetchLayer(ctx context.Context, l layerPlan, budget *layer.Budget, t *tracker) error {
+// fetchLayer brings one layer, or waits for the pull that is bringing it from the same place. If that one fails or is
+// given up, this pull tries by itself: its own image may be honest where the other's was not. Nobody waits for another
+// place: a stranger's registry may say of any layer that it has it, and then take its time.
+func (s *Store) fetchLayer(ctx context.Context, l layerPlan, place string, budget *layer.Budget, t *tracker) error {
+	key := strings.Join([]string{l.want.DiffID, l.want.Digest, place}, "\x00")
 	for {
-		_, led, err := s.layers.do(ctx, l.want.DiffID, func(ctx context.Context) (struct{}, error) {
+		_, led, err := s.layers.do(ctx, key, func(ctx context.Context) (struct{}, error) {
 			return struct{}{}, s.install(ctx, l, budget, t)
 		})
 		if err == nil || led || ctx.Err() != nil || errors.Is(err, context.Canceled) && s.ctx.Err() != nil {

@@ -214,7 +214,16 @@ func TestRootPullChecksCertificates(t *testing.T) {
 	srv.StartTLS()
 	t.Cleanup(srv.Close)
 	addr := strings.TrimPrefix(srv.URL, "https://")
-	_, err := open(t, Options{AllowedRegistries: []string{addr}}).Pull(within(t, 30*time.Second), PullRequest{Ref: addr + "/app:v1"})
+	s := open(t, Options{AllowedRegistries: []string{addr}})
+	ctx := within(t, 2*time.Minute)
+	pull := func() error {
+		_, err := s.Pull(ctx, PullRequest{Ref: addr + "/app:v1"})
+		return err
+	}
+	err := pull()
+	for IsRecoverable(err) && ctx.Err() == nil { // where many tests keep the processors busy a handshake may take too long
+		err = pull()
+	}
 	must.ErrorContains(t, err, "certificate cannot be verified")
 	must.False(t, IsRecoverable(err))
 }

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -104,6 +105,31 @@ func TestRootPullPolicies(t *testing.T) {
 	}
 }
 
+// TestRootPullOfLatest asks the registry each time for what has no tag but latest, unless the job says otherwise.
+func TestRootPullOfLatest(t *testing.T) {
+	t.Parallel()
+	h := serve(t, nil)
+	s := open(t, Options{}, h)
+	named := h.addr + "/app"
+	users := func(policy Policy) string {
+		var all []string
+		for _, ref := range []string{named, named + ":latest"} {
+			img, err := s.Pull(t.Context(), PullRequest{Ref: ref, Policy: policy})
+			must.NoError(t, err)
+			all = append(all, img.Config.User)
+		}
+		return strings.Join(all, " ")
+	}
+	for _, step := range []struct {
+		pushed string
+		policy Policy
+		want   string
+	}{{"one", "", "one one"}, {"two", PolicyMissing, "one one"}, {"two", PolicyNever, "one one"}, {"two", "", "two two"}} {
+		h.push(t, "app:latest", imageOf(t, v1.Config{User: step.pushed}, tarOf(t, file("x", "y"))))
+		must.Eq(t, step.want, users(step.policy), must.Sprintf("policy %q", step.policy))
+	}
+}
+
 func TestRootPullsOfOneImageShareTheWork(t *testing.T) {
 	t.Parallel()
 	c := &counter{word: "/blobs/"}
@@ -147,6 +173,92 @@ func TestRootPullsOfOneImageShareTheWork(t *testing.T) {
 		must.NoError(t, err)
 	}
 	must.Eq(t, 3, c.n.Load()) // config and two layers, once
+}
+
+// TestRootPullWaitsForNoStrangersRegistry has a registry say of a layer that it has it, and never send it. Another
+// registry's image of the same layer must not wait for that.
+func TestRootPullWaitsForNoStrangersRegistry(t *testing.T) {
+	t.Parallel()
+	asked := make(chan struct{}, 10)
+	layer := layerOf(t, tarOf(t, file("base", "shared")))
+	digest, err := layer.Digest()
+	must.NoError(t, err)
+	stranger := serve(t, fail("/blobs/"+digest.String(), func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "100000")
+		w.WriteHeader(http.StatusOK)
+		_ = http.NewResponseController(w).Flush()
+		asked <- struct{}{}
+		<-r.Context().Done()
+	}))
+	honest := serve(t, nil)
+	s := open(t, Options{}, stranger, honest)
+	image := func(user string) v1.Image { return imageOf(t, v1.Config{User: user}, tarOf(t, file("base", "shared"))) }
+	slow, quick := stranger.push(t, "app:v1", image("slow")), honest.push(t, "app:v1", image("quick"))
+	ctx, cancel := context.WithCancel(t.Context())
+	given := make(chan error, 1)
+	go func() {
+		_, err := s.Pull(ctx, PullRequest{Ref: slow})
+		given <- err
+	}()
+	<-asked
+	img, err := s.Pull(within(t, 20*time.Second), PullRequest{Ref: quick})
+	must.NoError(t, err)
+	must.Eq(t, "quick", img.Config.User)
+	cancel()
+	must.ErrorIs(t, <-given, context.Canceled)
+}
+
+// TestRootPullsOfOneTenantTakeTurns has a tenant ask for many images of a registry that never sends one. Another tenant's
+// pull does not wait for any of that.
+func TestRootPullsOfOneTenantTakeTurns(t *testing.T) {
+	t.Parallel()
+	asked := make(chan string, 100)
+	stranger := serve(t, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			asked <- r.URL.Path
+			<-r.Context().Done()
+		})
+	})
+	honest := serve(t, nil)
+	s := open(t, Options{}, stranger, honest)
+	ref := honest.push(t, "app:v1", simple(t))
+	var cancels []context.CancelFunc
+	var wg sync.WaitGroup
+	for i := range imagesPerTenant + 1 {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancels = append(cancels, cancel)
+		if i == imagesPerTenant {
+			for range imagesPerTenant {
+				<-asked // those before have their turn
+			}
+		}
+		wg.Go(func() {
+			_, err := s.Pull(ctx, PullRequest{Ref: fmt.Sprintf("%s/app%d:v1", stranger.addr, i), Tenant: "greedy"})
+			must.ErrorIs(t, err, context.Canceled)
+		})
+	}
+	must.Wait(t, waitFor(func() bool { return queued(s, "greedy") == imagesPerTenant+1 }))
+	_, err := s.Pull(within(t, 20*time.Second), PullRequest{Ref: ref, Tenant: "other"})
+	must.NoError(t, err)
+	must.Eq(t, 0, len(asked), must.Sprint("one pull more than a tenant may have is under way"))
+	cancels[0]()
+	<-asked // now it is the last one's turn
+	for _, cancel := range cancels {
+		cancel()
+	}
+	wg.Wait()
+	must.Eq(t, 0, queued(s, "greedy"))
+	must.MapEmpty(t, s.queues.all)
+}
+
+func queued(s *Store, tenant string) int {
+	s.queues.mu.Lock()
+	defer s.queues.mu.Unlock()
+	q := s.queues.all[tenant]
+	if q == nil {
+		return 0
+	}
+	return len(q.under) + q.waiting
 }
 
 func waiters(s *Store) int {

@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -111,6 +112,11 @@ func (r reference) digested() bool {
 	return ok
 }
 
+// latest tells whether the reference is of the tag that moves by its name.
+func (r reference) latest() bool {
+	return r.remote != nil && !r.digested() && r.remote.Identifier() == name.DefaultTag
+}
+
 // key names the file that records what the reference last meant.
 func (r reference) key() string {
 	sum := sha256.Sum256([]byte(r.remote.Name()))
@@ -119,8 +125,7 @@ func (r reference) key() string {
 
 // flightKey keeps pulls apart that must not share a result: other credentials may see another answer.
 func (r reference) flightKey(req PullRequest) string {
-	creds := registry.Credentials{Username: req.Username, Password: req.Password}
-	sum := sha256.Sum256([]byte(creds.Username + "\x00" + creds.Password))
+	sum := sha256.Sum256([]byte(req.Username + "\x00" + req.Password + "\x00" + strconv.FormatBool(req.SoftFail)))
 	if r.remote != nil {
 		return strings.Join([]string{r.remote.Name(), hex.EncodeToString(sum[:]), string(req.Policy)}, "\x00")
 	}

@@ -30,6 +30,7 @@ type plan struct {
 	config *v1.ConfigFile
 	layers []layerPlan // bottom first
 	signer string      // the key that signed it, if it has to be signed
+	place  string      // where it is: a registry's host, or a path on this one
 	close  func()
 }
 
@@ -75,16 +76,21 @@ func (s *Store) openPlan(ctx context.Context, r reference, req PullRequest, t tr
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errLocal, err)
 		}
+		p.place = r.flightKey(req)
 		return p, nil
 	}
-	creds := registry.Credentials{Username: req.Username, Password: req.Password}
+	creds := registry.Credentials{Username: req.Username, Password: req.Password, SoftFail: req.SoftFail}
 	repo, m, err := s.client.Open(ctx, r.remote, creds)
 	if err != nil {
 		return nil, err
 	}
 	p, err := resolve(ctx, fromRepo{repo}, m.Digest, m.Body, 0)
-	if err != nil || !t.required {
-		return p, err
+	if err != nil {
+		return nil, err
+	}
+	p.place = repo.Host()
+	if !t.required {
+		return p, nil
 	}
 	p.signer, err = t.verify(ctx, repo, m.Digest, p.digest)
 	return p, err

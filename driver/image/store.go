@@ -43,6 +43,10 @@ type Store struct {
 	ctx    context.Context //nolint:containedctx // the store's lifetime
 	images *flights[*Image]
 	layers *flights[struct{}]
+	rooms  *flights[GCResult]
+	queues queues
+
+	swept chan struct{} // closed when Open's sweep is done
 
 	settleMu  sync.Mutex
 	unsettled map[string]bool // layers that a goroutine is syncing
@@ -51,7 +55,8 @@ type Store struct {
 	trackers map[string]*tracker
 }
 
-// Open makes the store's directories and sweeps what a killed process left half-made. It talks to nobody.
+// Open makes the store's directories, and begins to sweep what a killed process left half-made, which may take long:
+// nobody waits for it but Close, and a pull that the disk has no room for. It talks to nobody.
 func Open(root string, opts Options) (*Store, error) {
 	opts = opts.withDefaults()
 	abs, err := filepath.Abs(root)
@@ -60,53 +65,59 @@ func Open(root string, opts Options) (*Store, error) {
 	}
 	s := &Store{
 		opts: opts, log: opts.Logger, pins: map[string]int{}, trackers: map[string]*tracker{}, unsettled: map[string]bool{},
+		queues: queues{all: map[string]*queue{}}, swept: make(chan struct{}),
 		client: registry.New(registry.Options{
 			Logger: opts.Logger, Insecure: opts.InsecureRegistries, Mirrors: opts.Mirrors,
 			Named: named(opts.AllowedRegistries), AuthFile: opts.AuthFile, Stall: opts.StallTimeout,
 		}),
 	}
-	err = s.prepare(abs)
+	left, err := s.prepare(abs)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open image store %s: %w", abs, err)
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.images = newFlights[*Image](s.ctx, &s.wg)
 	s.layers = newFlights[struct{}](s.ctx, &s.wg)
+	s.rooms = newFlights[GCResult](s.ctx, &s.wg)
+	s.wg.Go(func() {
+		defer close(s.swept)
+		s.sweep(left)
+	})
 	return s, nil
 }
 
-func (s *Store) prepare(root string) error {
-	err := os.MkdirAll(root, 0o711) //nolint:gosec // the operator's own choice of directory
+// prepare gives what lies in tmp from before: what this process makes there itself is none of the sweep's business.
+func (s *Store) prepare(root string) (left []os.DirEntry, err error) {
+	err = os.MkdirAll(root, 0o711) //nolint:gosec // the operator's own choice of directory
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// Mounts are compared with the kernel's own paths, which have no symbolic links.
 	s.root, err = filepath.EvalSymlinks(root)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	sum := sha256.Sum256([]byte(s.root))
 	s.view = filepath.Join(viewsDir, hex.EncodeToString(sum[:6]))
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.boot = strings.TrimSpace(string(boot))
 	err = s.mkdirs()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.lock, err = os.OpenFile(s.path("lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	err = flockWait(s.lock, unix.LOCK_SH) // while another process's GC decides, which is short
 	if err != nil {
 		_ = s.lock.Close()
-		return err
+		return nil, err
 	}
-	s.sweep()
-	return nil
+	return os.ReadDir(s.path("tmp"))
 }
 
 func (s *Store) mkdirs() error {
@@ -190,21 +201,20 @@ func (s *Store) Close() error {
 
 // sweep deletes what nobody is making any more: each thing in tmp is a directory that its maker holds a
 // lock on, which ends with the maker, however it ends.
-func (s *Store) sweep() {
-	entries, err := os.ReadDir(s.path("tmp"))
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
+func (s *Store) sweep(left []os.DirEntry) {
+	for _, e := range left {
+		if s.ctx.Err() != nil {
+			return
+		}
 		dir := s.path("tmp", e.Name())
-		f, err := os.Open(dir)
+		f, err := os.Open(dir) //nolint:gosec // the store's own directory
 		if err != nil {
 			continue
 		}
 		if tryLock(f) == nil {
 			err = rootfs.UnmountAll(dir)
 			if err == nil {
-				err = os.RemoveAll(dir)
+				err = os.RemoveAll(dir) //nolint:gosec // as above
 			}
 			if err != nil {
 				s.log.Warn("cannot sweep", "path", dir, "error", err)

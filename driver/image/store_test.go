@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -22,6 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/shoenig/test/must"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -148,4 +151,36 @@ func within(t *testing.T, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// TestRootOpenDoesNotAwaitTheSweep has something left in tmp that takes as long as we like: opening a FIFO waits for its
+// other end. The driver holds its own lock while it opens a store.
+func TestRootOpenDoesNotAwaitTheSweep(t *testing.T) {
+	t.Parallel()
+	at := t.TempDir()
+	openAt(t, at, Options{})
+	slow := filepath.Join(at, "images/tmp/slow")
+	must.NoError(t, unix.Mkfifo(slow, 0o600))
+	opened := make(chan *Store)
+	go func() {
+		s, err := Open(at, Options{})
+		must.NoError(t, err)
+		opened <- s
+	}()
+	var s *Store
+	select {
+	case s = <-opened:
+	case <-within(t, 10*time.Second).Done():
+		t.Error("it waits for the sweep")
+	}
+	end, err := os.OpenFile(slow, os.O_WRONLY, 0)
+	must.NoError(t, err)
+	must.NoError(t, end.Close())
+	if s == nil {
+		s = <-opened
+	}
+	<-s.swept
+	_, err = os.Lstat(slow)
+	must.ErrorIs(t, err, os.ErrNotExist)
+	must.NoError(t, s.Close())
 }

@@ -93,7 +93,8 @@ type State struct {
 	ShimPid       int
 	ShimStartTime uint64
 	CreatedUnixNs int64
-	OOMBaseline   uint64 // What the cgroup's OOM counter said before the task started.
+	// OOMBaseline and ForksBaseline are what the cgroup's counters said before the task started.
+	OOMBaseline, ForksBaseline uint64
 }
 
 func (s *State) fields() []field {
@@ -107,6 +108,7 @@ func (s *State) fields() []field {
 		{"shim_start_time", &s.ShimStartTime},
 		{"created_unix_ns", &s.CreatedUnixNs},
 		{"oom_baseline", &s.OOMBaseline},
+		{"forks_baseline", &s.ForksBaseline},
 	}
 }
 
@@ -116,6 +118,8 @@ type Exit struct {
 	// Code is the exit code, 128+Signal if a signal ended the task.
 	Code, Signal int
 	OOMKilled    bool
+	// ForkRefused says that the kernel refused the task a process or thread for their number.
+	ForkRefused bool
 	// LeaseExpired says that the shim killed the task because its lease ran out.
 	LeaseExpired bool
 	// Unknown says that the task has ended and nobody saw how.
@@ -132,6 +136,7 @@ func (e *Exit) fields() []field {
 		{"code", &e.Code},
 		{"signal", &e.Signal},
 		{"oom_killed", &e.OOMKilled},
+		{"fork_refused", &e.ForkRefused},
 		{"lease_expired", &e.LeaseExpired},
 		{"unknown", &e.Unknown},
 		{"error", &e.Error},

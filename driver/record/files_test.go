@@ -21,13 +21,13 @@ func launch() *Launch {
 func state() *State {
 	return &State{
 		Version: Version, ID: "a-b", BootID: "boot", Pid: 1, StartTime: 1<<64 - 1, ShimPid: 3, ShimStartTime: 4,
-		CreatedUnixNs: 5, OOMBaseline: 6,
+		CreatedUnixNs: 5, OOMBaseline: 6, ForksBaseline: 7,
 	}
 }
 
 func exit() *Exit {
 	return &Exit{
-		Version: Version, Code: 137, Signal: 9, OOMKilled: true, LeaseExpired: true, Unknown: true,
+		Version: Version, Code: 137, Signal: 9, OOMKilled: true, ForkRefused: true, LeaseExpired: true, Unknown: true,
 		Error: "it\nfailed", AtUnixNs: 1<<63 - 1, DroppedLogBytes: 7,
 	}
 }

@@ -127,6 +127,18 @@ func pidfdExit(pidfd int) (unix.WaitStatus, bool) {
 	return unix.WaitStatus(info.ExitCode), true
 }
 
+// Counters are what a task's cgroup counts.
+type Counters interface {
+	OOMKills() uint64
+	ForksRefused() uint64
+}
+
+// FromCounters fills in what of the cgroup's counters may be why a task failed.
+func (e *Exit) FromCounters(now Counters, s *State) {
+	e.OOMKilled = e.Code != 0 && now.OOMKills() > s.OOMBaseline
+	e.ForkRefused = e.Code != 0 && now.ForksRefused() > s.ForksBaseline
+}
+
 // FromStatus fills in a wait status.
 func (e *Exit) FromStatus(status unix.WaitStatus) {
 	if status.Signaled() {

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
+	"strings"
 	"syscall"
 
 	_ "github.com/opencontainers/cgroups/devices" // Without it libcontainer can't enforce device rules.
@@ -58,10 +60,23 @@ func main() {
 		fmt.Fprintln(os.Stderr, "pangaea-runtime:", err)
 		// Standard error may be the sandbox's; the shim reads the log.
 		if logrus.StandardLogger().Out != os.Stderr {
-			logrus.Error(err)
+			logrus.Error(brief(err))
 		}
 	}
 	os.Exit(code)
+}
+
+const (
+	// maxLog is from where on the log begins anew. There is one for all of a task's execs, and a health check that fails
+	// is one every few seconds.
+	maxLog = 1 << 20
+	// maxMessage bounds one message: it may name a program, and a tenant may name that as he likes.
+	maxMessage = 4096
+)
+
+func brief(err error) string {
+	text := err.Error()
+	return strings.ToValidUTF8(text[:min(len(text), maxMessage)], "?")
 }
 
 func run(args []string) (int, error) {
@@ -146,6 +161,13 @@ func logTo(path string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("cannot open the runtime's log: %w", err)
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err == nil && size > maxLog {
+		err = f.Truncate(0)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot begin the runtime's log anew: %w", err)
 	}
 	logrus.SetOutput(f)
 	return nil

@@ -18,6 +18,8 @@ type Loosened struct {
 	// Seccomp says that the operator's own profile stands in for the default one.
 	Seccomp      bool
 	Capabilities []string
+	// AppArmor is the profile that was decided on.
+	AppArmor string
 }
 
 // Check tells whether a specification is a sandbox: the checklist that Spec is built to satisfy, read from the other
@@ -32,6 +34,7 @@ func Check(s *specs.Spec, allowed Loosened) error {
 		{"private namespaces", privateNamespaces(s, allowed)},
 		{"no new privileges", s.Process != nil && s.Process.NoNewPrivileges},
 		{"only allowed capabilities", onlyCaps(s, allowed.Capabilities)},
+		{"AppArmor's profile", s.Process != nil && s.Process.ApparmorProfile == allowed.AppArmor},
 		{"allow-list of system calls", boundedCalls(s.Linux.Seccomp, allowed)},
 		{"device cgroup that denies first", denyFirst(s)},
 		{"no other tenant's GPU control nodes", !forbiddenNode(s)},

@@ -68,11 +68,12 @@ func bind(b Bind, t *Task) specs.Mount {
 	if propagation == "" {
 		propagation = "rprivate"
 	}
-	access := "rw"
+	options := []string{"rbind", propagation, "rw", "nosuid", "nodev"}
 	if b.ReadOnly {
-		access = "ro"
+		// The second says it of what the host has mounted further down, too: the first leaves that writable.
+		options = []string{"rbind", propagation, "ro", "rro", "nosuid", "nodev"}
 	}
-	m := specs.Mount{Destination: b.Target, Type: "bind", Source: b.Source, Options: []string{"rbind", propagation, access, "nosuid", "nodev"}}
+	m := specs.Mount{Destination: b.Target, Type: "bind", Source: b.Source, Options: options}
 	if b.Mapped && !t.HostUsers {
 		m.Options = append(m.Options, "idmap")
 		m.UIDMappings, m.GIDMappings = idMapping(t), idMapping(t)

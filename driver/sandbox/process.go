@@ -29,6 +29,7 @@ func applyProcess(s *specs.Spec, t *Task, h *Host) error {
 	s.Process.Cwd = t.Cwd
 	s.Process.Terminal = t.Terminal
 	s.Process.NoNewPrivileges = true
+	s.Process.ApparmorProfile = t.AppArmor
 	s.Process.OOMScoreAdj = &oom
 	// The primary group is listed too: a program that changes it must not lose what the group is denied (CVE-2022-2989).
 	groups := []uint32{t.User.GID}

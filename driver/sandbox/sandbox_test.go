@@ -59,6 +59,11 @@ func TestSpec_sandbox(t *testing.T) {
 		change func(*sandbox.Task, *sandbox.Host)
 		want   func(*testing.T, *specs.Spec)
 	}{
+		{"no profile unless one was decided on", nil, func(t *testing.T, s *specs.Spec) { must.Eq(t, "", s.Process.ApparmorProfile) }},
+		{"AppArmor's profile", func(task *sandbox.Task, _ *sandbox.Host) { task.AppArmor = "own" }, func(t *testing.T, s *specs.Spec) {
+			must.Eq(t, "own", s.Process.ApparmorProfile)
+			must.ErrorContains(t, sandbox.Check(s, sandbox.Loosened{}), "AppArmor")
+		}},
 		{"no hooks", nil, func(t *testing.T, s *specs.Spec) { must.Nil(t, s.Hooks) }},
 		{"user namespace with the task's range", nil, func(t *testing.T, s *specs.Spec) {
 			want := []specs.LinuxIDMapping{{HostID: 0x70000000, Size: 65536}}
@@ -185,7 +190,7 @@ func TestSpec_sandbox(t *testing.T) {
 			must.Eq(t, []string{"/dev/pangaea-init", "/bin/app", "-v"}, s.Process.Args)
 			m := mount(s, "/dev/pangaea-init")
 			must.Eq(t, "/opt/pangaea-shim", m.Source)
-			must.Eq(t, []string{"rbind", "rprivate", "ro", "nosuid", "nodev"}, m.Options)
+			must.Eq(t, []string{"rbind", "rprivate", "ro", "rro", "nosuid", "nodev"}, m.Options)
 		}},
 		{"cgroup v2 shows its own tree read-only", func(_ *sandbox.Task, h *sandbox.Host) { h.CgroupV2 = true }, func(t *testing.T, s *specs.Spec) {
 			must.SliceContains(t, mount(s, "/sys/fs/cgroup").Options, "ro")
@@ -199,7 +204,7 @@ func TestSpec_sandbox(t *testing.T) {
 			}
 			s, err := sandbox.Spec(task, h)
 			must.NoError(t, err)
-			must.NoError(t, sandbox.Check(s, sandbox.Loosened{HostNetwork: task.HostNetwork, HostUsers: task.HostUsers, Capabilities: task.Capabilities, Swap: task.Resources.MemorySwapBytes > 0}))
+			must.NoError(t, sandbox.Check(s, sandbox.Loosened{HostNetwork: task.HostNetwork, HostUsers: task.HostUsers, Capabilities: task.Capabilities, AppArmor: task.AppArmor, Swap: task.Resources.MemorySwapBytes > 0}))
 			c.want(t, s)
 		})
 	}

@@ -42,6 +42,8 @@ type Task struct {
 	// Seccomp is a profile in Docker's form that replaces the default one; only an operator's allow_seccomp_profiles
 	// gives it.
 	Seccomp string
+	// AppArmor is a loaded profile that the program runs under; "" leaves it under the one of who starts it.
+	AppArmor string
 	// Sysctls are written into the task's own namespaces.
 	Sysctls map[string]string
 	// Rlimits are soft and hard limits by name, in the form RLIMIT_NOFILE.

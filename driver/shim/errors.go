@@ -12,6 +12,9 @@ const (
 // errRuntimeDied says that the runtime was killed, or crashed, in the middle of its work.
 var errRuntimeDied error = &interrupted{errors.New("the runtime died")}
 
+// errAbandoned says that nobody knows of the task any more who could want it.
+var errAbandoned = errors.New("the supervisor died before the task started")
+
 // interrupted marks a failure that has its cause outside the task: somebody killed a process of its start.
 type interrupted struct{ err error }
 

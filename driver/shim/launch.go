@@ -16,8 +16,11 @@ import (
 	"pangaea/driver/record"
 )
 
-// kindOwn is our own runtime; all others are driven by the OCI command line.
-const kindOwn = "pangaea"
+// kindOwn is our own runtime; all others are driven by the OCI command line, kindOCI as runc is.
+const (
+	kindOwn = "pangaea"
+	kindOCI = "oci"
+)
 
 // refusal is what a task's end is put down to if its program never ran.
 const refusal = "the kernel refused to execute the program: it is made for another machine, or its interpreter is missing"
@@ -26,7 +29,7 @@ const refusal = "the kernel refused to execute the program: it is made for anoth
 // task is said to have started. A program that is refused later is told of at the task's end.
 const programTime = 5 * time.Second
 
-// initName is what libcontainer's init calls itself until it becomes the task's program.
+// initName is what libcontainer's init, also runc's, calls itself until it becomes the task's program.
 const initName = "runc:[2:INIT]"
 
 // launch creates the sandbox, records it and starts the task's program.
@@ -143,7 +146,7 @@ func (s *shim) engage(args []string) (pid, control int, err error) {
 func (s *shim) admit(start func() error) error {
 	if !s.lease.exists() {
 		if abandoned() {
-			return errors.New("the supervisor died before the task started")
+			return errAbandoned
 		}
 		err := s.openSinks()
 		if err != nil {
@@ -162,7 +165,8 @@ func (s *shim) admit(start func() error) error {
 	}
 	if err != nil {
 		// Nobody listens any more: the exit record must tell.
-		s.error = err.Error()
+		var cut *interrupted
+		s.error, s.unstarted = err.Error(), errors.As(err, &cut)
 		s.kill()
 	}
 	return nil

@@ -61,6 +61,10 @@ func (s *shim) begin(adopt, warm bool) error {
 	if err == nil && adopt {
 		return s.adopt()
 	}
+	if err == nil && abandoned() {
+		// Whoever looked for the task before it was locked has found nothing, and will not look again.
+		err = errAbandoned
+	}
 	if err == nil {
 		err = s.launch()
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -12,11 +13,14 @@ import (
 
 // launchOCI runs any OCI runtime.
 func (s *shim) launchOCI() error {
-	if s.conf.TTY {
-		return errors.New("cannot give the task a terminal: this runtime can't; leave tty out, or use the driver's own runtime")
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), emptyTime)
+	defer cancel()
+	// What an earlier run left in the task's cgroup: runc takes no cgroup that is in use.
+	err := s.group.KillAll(ctx)
 	pidFile := filepath.Join(s.dir, "init.pid")
-	err := s.ociVerb(s.args("create", "--bundle", s.dir, "--pid-file", pidFile))
+	if err == nil {
+		err = s.ociVerb(s.args("create", append(s.consoleFlags(), "--bundle", s.dir, "--pid-file", pidFile)...))
+	}
 	s.closeTaskEnds()
 	if err != nil {
 		return err
@@ -29,15 +33,18 @@ func (s *shim) launchOCI() error {
 	if err != nil {
 		return wrap("read the sandbox's pid", err)
 	}
-	err = s.record(pid)
+	err = s.takeTerminal()
+	if err == nil {
+		err = s.record(pid)
+	}
 	if err == nil {
 		err = s.joinCpuset()
 	}
 	if err == nil {
 		err = s.admit(s.startOCI)
 	}
-	if err == nil && !s.lease.exists() {
-		s.report("started")
+	if err == nil {
+		err = s.startedOrFailed()
 	}
 	return err
 }
@@ -45,6 +52,10 @@ func (s *shim) launchOCI() error {
 // startOCI lets the program start and leaves word of it for whoever has to know once this process is gone.
 func (s *shim) startOCI() error {
 	err := s.ociVerb(s.args("start"))
+	if err != nil && s.conf.RuntimeKind == kindOCI && s.killed() {
+		// runsc itself kills a sandbox whose program it can't run.
+		return &interrupted{err}
+	}
 	if err != nil {
 		return err
 	}
@@ -67,6 +78,7 @@ func (s *shim) joinCpuset() error {
 
 // ociVerb runs the runtime and waits for it; what went wrong is the last of its log.
 func (s *shim) ociVerb(args []string) error {
+	refused := s.group.ForksRefused()
 	pid, err := s.spawn(args)
 	if err != nil {
 		return err
@@ -77,6 +89,9 @@ func (s *shim) ociVerb(args []string) error {
 	}
 	if s.group.OOMKills() > s.state.OOMBaseline {
 		return errors.New("the task's memory does not suffice for the sandbox itself: raise it")
+	}
+	if s.group.ForksRefused() > refused {
+		return errors.New("the task's limit of processes does not suffice for the sandbox itself: raise pids_limit")
 	}
 	if status.Signaled() {
 		return errRuntimeDied

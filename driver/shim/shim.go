@@ -28,9 +28,11 @@ type shim struct {
 	null   int
 	// stdin is the task's end of its input, console our end of the socket on which its terminal comes, or -1.
 	stdin, console int
+	// consolePath is where a runtime that is not ours connects to the console, "" for our own.
+	consolePath string
 	// warm is the control socket of a runtime that was started ahead of the task, or -1; warmPid is the runtime.
 	warm, warmPid int
-	// unstarted says that the task was killed while its lease held it; error, why its program never ran.
+	// unstarted says that the task was killed before its program could start; error, why the program never ran.
 	unstarted bool
 	error     string
 }
@@ -76,7 +78,7 @@ func (s *shim) record(pid int) error {
 	s.state = record.State{
 		Version: record.Version, ID: s.conf.ID, BootID: s.conf.BootID,
 		Pid: pid, StartTime: start, CreatedUnixNs: time.Now().UnixNano(),
-		OOMBaseline: s.group.OOMKills(),
+		OOMBaseline: s.group.OOMKills(), ForksBaseline: s.group.ForksRefused(),
 	}
 	return s.writeState()
 }

@@ -133,9 +133,15 @@ func (s *shim) exit(at time.Time) *record.Exit {
 	if s.known {
 		exit.FromStatus(s.status)
 	}
-	if s.error != "" {
+	switch {
+	case s.error == "":
+	case s.unstarted:
+		// By whom it was killed, its parent may have reaped it. An init that waits to start dies of nothing else.
+		exit.FromStatus(unix.WaitStatus(unix.SIGKILL))
+		exit.Unknown = false
+	default:
 		exit.Code, exit.Signal, exit.Unknown = codeNotExecuted, 0, false
 	}
-	exit.OOMKilled = exit.Code != 0 && s.group.OOMKills() > s.state.OOMBaseline
+	exit.FromCounters(s.group, &s.state)
 	return exit
 }

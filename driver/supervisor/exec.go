@@ -135,8 +135,13 @@ func (t *Task) execCommand(ctx context.Context, process *os.File, flags ...strin
 	switch {
 	case inner != nil:
 		args = inner.args(args)
+		err = t.fitCpuset()
 	case t.launch.CpusetCgroup != "":
 		args = append(args, "--cpuset", t.launch.CpusetCgroup)
+	}
+	if err != nil {
+		inner.close()
+		return nil, nil, err
 	}
 	cmd := t.sup.runtimeCommand(ctx, t.dir, t.launch, append(args, t.launch.Container())...)
 	cmd.ExtraFiles = []*os.File{process}

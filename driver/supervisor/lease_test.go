@@ -3,6 +3,7 @@ package supervisor
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -18,6 +19,15 @@ func renew(t testing.TB, path, content string) {
 	t.Helper()
 	must.NoError(t, os.WriteFile(path+".new", []byte(content), 0o600))
 	must.NoError(t, os.Rename(path+".new", path))
+}
+
+// holdsOpen tells whether a process has a file open.
+func holdsOpen(pid int, path string) bool {
+	links, _ := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "fd/*"))
+	return slices.ContainsFunc(links, func(link string) bool {
+		target, err := os.Readlink(link)
+		return err == nil && target == path
+	})
 }
 
 func TestRootLease(t *testing.T) {
@@ -77,6 +87,22 @@ func TestRootLease(t *testing.T) {
 			reason = "exec format error"
 		}
 		must.StrContains(t, got.Error, reason)
+	})
+	t.Run("killed as it is let go", func(t *testing.T) {
+		if gvisor() {
+			t.Skip("runsc kills what it can't start, so a kill by others looks like that")
+		}
+		task, out, file := held(t, time.Hour, "cut", script...)
+		// Its init can't do as it is told any more.
+		must.NoError(t, unix.Kill(task.Pid(), unix.SIGSTOP))
+		renew(t, file, "1")
+		shim := b.state(Launch{Dir: task.dir}).ShimPid
+		eventually(t, "the shim lets it go, to which it opens the log", func() bool { return holdsOpen(shim, out.path) })
+		must.NoError(t, task.Stop(t.Context(), unix.SIGTERM, time.Hour))
+		got := b.wait(task)
+		must.Eq(t, Exit{Code: 137, Signal: 9, At: got.At, Error: got.Error}, got)
+		must.NotEq(t, "", got.Error, must.Sprint("its program never ran"))
+		must.Eq(t, "", out.String())
 	})
 	t.Run("ends by itself", func(t *testing.T) {
 		task, _, file := held(t, time.Hour, "ends", "/bin/sh", "-c", "exit 3")

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"pangaea/driver/cgroup"
 	"pangaea/driver/record"
 )
 
@@ -47,6 +48,26 @@ func (e *otherExec) close() {
 	if e != nil {
 		_ = os.RemoveAll(e.dir)
 	}
+}
+
+// fitCpuset makes the task's own cgroup v1 cpuset as large as the one that Nomad manages and the task is in: runc has in
+// its own what it runs beside the task.
+func (t *Task) fitCpuset() error {
+	if t.launch.CpusetCgroup == "" || t.launch.RuntimeKind != KindOCI {
+		return nil
+	}
+	group, err := cgroup.New(t.launch.CgroupsPath)
+	if err != nil {
+		return err
+	}
+	cpus, err := os.ReadFile(filepath.Join(t.launch.CpusetCgroup, "cpuset.cpus"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(group.Dir("cpuset"), "cpuset.cpus"), cpus, 0) //nolint:gosec // a cgroup that Nomad named
+	}
+	if err != nil {
+		return fmt.Errorf("cannot keep the program to the task's processors: %w", err)
+	}
+	return nil
 }
 
 func (e *otherExec) pidFile() string { return filepath.Join(e.dir, "pid") }
@@ -113,17 +134,23 @@ func (t *Task) runsc(ctx context.Context, args ...string) error {
 // signalRunsc signals the task's first program. Its kernel passes on what it gets itself, except for what Go uses,
 // and for what would stop that kernel with everything in it.
 func (t *Task) signalRunsc(sig unix.Signal) error {
-	const realTime = 32
 	switch sig {
 	case unix.SIGSTOP, unix.SIGURG, unix.SIGPIPE, unix.SIGCHLD:
 		ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 		defer cancel()
 		return t.runsc(ctx, "kill", runscID, unix.SignalName(sig))
 	}
-	if sig >= realTime {
+	return t.init.signal(sig)
+}
+
+// Takes tells why a signal can't be sent to the task, which depends on its runtime, or nil. gVisor's kernel passes no
+// real-time signal on, and runsc kill knows none, neither by its name nor by its number.
+func (t *Task) Takes(sig unix.Signal) error {
+	const realTime = 32
+	if t.launch.RuntimeKind == KindRunsc && sig >= realTime {
 		return fmt.Errorf("cannot send signal %d: gVisor takes no real-time signals from outside", sig)
 	}
-	return t.init.signal(sig)
+	return nil
 }
 
 // execPty runs a program on a terminal of the host's. runsc makes none in the sandbox, and runc lets nobody have the one
@@ -136,6 +163,10 @@ func (t *Task) execPty(ctx context.Context, r ExecRequest, process *os.File, siz
 	var flags []string
 	if t.launch.RuntimeKind == KindOCI {
 		flags = []string{"--tty"}
+		err = passInput(slave)
+	}
+	if err != nil {
+		return 0, errors.Join(err, master.Close(), slave.Close())
 	}
 	cmd, inner, err := t.execCommand(ctx, process, flags...)
 	if err != nil {
@@ -175,4 +206,21 @@ func openPty() (master, slave *os.File, err error) {
 		return nil, nil, fmt.Errorf("cannot open a terminal: %w", errno)
 	}
 	return os.NewFile(uintptr(fd), "terminal"), os.NewFile(peer, "terminal"), nil
+}
+
+// passInput has a terminal pass on what is typed as it is. There is a second terminal between it and the program, which
+// echoes, and knows an end of input by ^D. The runtime does the same, but only once the program runs: until then this
+// terminal would take a ^D for an end of the runtime's own input, and the program's would never come.
+func passInput(terminal *os.File) error {
+	fd := int(terminal.Fd())
+	mode, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return fmt.Errorf("cannot read a terminal's mode: %w", err)
+	}
+	mode.Iflag, mode.Lflag = 0, 0
+	err = unix.IoctlSetTermios(fd, unix.TCSETS, mode)
+	if err != nil {
+		return fmt.Errorf("cannot set a terminal's mode: %w", err)
+	}
+	return nil
 }

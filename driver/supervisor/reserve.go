@@ -64,6 +64,7 @@ func limitsOf(r *specs.LinuxResources) *cgroups.Resources {
 	}
 	if m := r.Memory; m != nil {
 		limits.Memory, limits.MemorySwap, limits.MemoryReservation = value(m.Limit), value(m.Swap), value(m.Reservation)
+		limits.MemorySwappiness = m.Swappiness
 	}
 	if c := r.CPU; c != nil {
 		limits.CpuShares, limits.CpuQuota, limits.CpuPeriod = value(c.Shares), value(c.Quota), value(c.Period)

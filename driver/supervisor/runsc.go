@@ -35,13 +35,13 @@ func suitRunsc(spec *specs.Spec, r Runtime, launch *record.Launch, dir string) e
 	linux := *spec.Linux
 	spec.Linux = &linux
 	for key := range linux.Sysctl {
-		// These two open what gVisor never closes.
-		if key != "net.ipv4.ip_unprivileged_port_start" && key != "net.ipv4.ping_group_range" {
-			return fmt.Errorf("cannot set sysctl %q: gVisor has kernel settings of its own, which it takes from nobody", key)
+		err := RunscSysctl(key)
+		if err != nil {
+			return err
 		}
 	}
 	linux.Sysctl = nil
-	var mounts []specs.Mount
+	mounts := runscTmp(spec)
 	for _, m := range spec.Mounts {
 		switch {
 		case m.Destination == "/sys":
@@ -55,12 +55,38 @@ func suitRunsc(spec *specs.Spec, r Runtime, launch *record.Launch, dir string) e
 			}
 			continue
 		}
+		// A mount is one to gVisor, with all that the host has mounted in it, and it knows no word for that.
+		m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(option string) bool { return option == "rro" })
 		mounts = append(mounts, m)
 	}
 	spec.Mounts = mounts
 	launch.RuntimeRoot, launch.RuntimeID = runscRoot(dir), runscID
 	launch.RuntimeArgs = append(runscFlags(spec, r), r.Args...)
 	return nil
+}
+
+// RunscSysctl refuses what gVisor can't set.
+func RunscSysctl(key string) error {
+	// These two open what gVisor never closes.
+	if key == "net.ipv4.ip_unprivileged_port_start" || key == "net.ipv4.ping_group_range" {
+		return nil
+	}
+	return fmt.Errorf("cannot set sysctl %q: gVisor has kernel settings of its own, which it takes from nobody", key)
+}
+
+// runscTmp keeps the image's /tmp where the rest of its files are, and within what bounds these: over one that is empty
+// gVisor mounts a file system of its own in the task's memory.
+func runscTmp(spec *specs.Spec) []specs.Mount {
+	if slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return m.Destination == "/tmp" }) {
+		return nil
+	}
+	dir := filepath.Join(spec.Root.Path, "tmp")
+	// An image can make it a link to anywhere on the host. Nobody can any more: nothing of the task runs yet.
+	info, err := os.Lstat(dir)
+	if err != nil || !info.IsDir() {
+		return nil
+	}
+	return []specs.Mount{{Destination: "/tmp", Type: "bind", Source: dir, Options: []string{"bind", "rprivate", "rw", "nosuid", "nodev"}}}
 }
 
 // runscFlags are what runsc is told besides the spec. Defaults that the sandbox depends on are spelled out.

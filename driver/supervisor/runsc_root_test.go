@@ -23,11 +23,13 @@ func gvisorOnly(t testing.TB) {
 	}
 }
 
-// said runs a task and returns what it said and how it ended.
-func (b *bench) said(l Launch) (string, Exit) {
+// said runs a script and returns what it said, and how it ended.
+func (b *bench) said(script string) (string, Exit) {
 	b.t.Helper()
+	// In one stream, for of two nobody knows which comes first.
+	l := b.launch("/bin/sh", "-c", "exec 2>&1; "+script+"; echo end")
 	out := b.newFIFO("said-" + l.ID).read(b.t)
-	l.Stdout, l.Stderr = out.path, out.path
+	l.Stdout = out.path
 	exit := b.run(l)
 	eventually(b.t, "all output has come", func() bool { return strings.HasSuffix(out.String(), "end\n") || exit.Code != 0 })
 	return out.String(), exit
@@ -53,7 +55,7 @@ func TestRootRunscKernel(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := b.on(t)
-			text, exit := b.said(b.launch("/bin/sh", "-c", script+"; echo end"))
+			text, exit := b.said(script)
 			must.Zero(t, exit.Code)
 			must.StrNotContains(t, text, release)
 			must.StrNotContains(t, text, b.root)
@@ -125,6 +127,17 @@ func TestRootRunscTooLittleMemory(t *testing.T) {
 	must.ErrorContains(t, err, "memory does not suffice for the sandbox itself")
 }
 
+func TestRootRunscTooFewProcesses(t *testing.T) {
+	gvisorOnly(t)
+	b := newBench(t)
+	for _, limit := range []int64{1, 5} {
+		l := b.launch("/bin/true")
+		l.Spec.Linux.Resources.Pids.Limit = ptr(limit)
+		_, err := b.sup.Start(t.Context(), l)
+		must.ErrorContains(t, err, "does not suffice for the sandbox itself: raise pids_limit", must.Sprint(limit))
+	}
+}
+
 // Signals go by way of the task's kernel. What would stop that one, or what Go keeps for itself, takes another way.
 func TestRootRunscSignals(t *testing.T) {
 	gvisorOnly(t)
@@ -134,7 +147,7 @@ func TestRootRunscSignals(t *testing.T) {
 	out := b.newFIFO("signals").read(t)
 	l.Stdout = out.path
 	task := b.start(l)
-	eventually(t, "the traps are set", func() bool { return out.String() == "ready\n" })
+	eventually(t, "the traps are set", func() bool { return strings.HasPrefix(out.String(), "ready\n") })
 	for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGUSR1, unix.SIGURG, unix.SIGPIPE, unix.SIGWINCH} {
 		must.NoError(t, task.Signal(sig))
 		name := strings.TrimPrefix(unix.SignalName(sig), "SIG")

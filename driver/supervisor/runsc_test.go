@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -97,6 +98,44 @@ func TestRunscSpec(t *testing.T) {
 	must.MapLen(t, 2, given.Annotations)
 }
 
+// The image's /tmp is mounted over itself, so that gVisor mounts nothing there, but never what a link of the image's
+// leads to.
+func TestRunscTmp(t *testing.T) {
+	mounted := func(change func(root string, s *specs.Spec)) []string {
+		root := t.TempDir()
+		got, _, err := suited(plainSpec(func(s *specs.Spec) {
+			s.Root.Path = root
+			change(root, s)
+		}), Runtime{})
+		must.NoError(t, err)
+		var sources []string
+		for _, m := range got.Mounts {
+			if m.Destination == "/tmp" {
+				sources = append(sources, strings.TrimPrefix(m.Source, root))
+			}
+		}
+		return sources
+	}
+	must.SliceEmpty(t, mounted(func(string, *specs.Spec) {}))
+	must.SliceEmpty(t, mounted(func(root string, _ *specs.Spec) { must.NoError(t, os.Symlink("/root", filepath.Join(root, "tmp"))) }))
+	must.Eq(t, []string{"/tmp"}, mounted(func(root string, _ *specs.Spec) { must.NoError(t, os.Mkdir(filepath.Join(root, "tmp"), 0o777)) }))
+	must.Eq(t, []string{"tmpfs"}, mounted(func(root string, s *specs.Spec) {
+		must.NoError(t, os.Mkdir(filepath.Join(root, "tmp"), 0o777))
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs"})
+	}), must.Sprint("the job's own"))
+}
+
+func TestRunscReadOnlyMounts(t *testing.T) {
+	options := []string{"rbind", "ro", "rro", "nosuid"}
+	given := plainSpec(func(s *specs.Spec) {
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: "/srv", Options: options})
+	})
+	got, _, err := suited(given, Runtime{})
+	must.NoError(t, err)
+	must.Eq(t, []string{"rbind", "ro", "nosuid"}, got.Mounts[len(got.Mounts)-1].Options, must.Sprint("gVisor refuses words that it does not know"))
+	must.Eq(t, []string{"rbind", "ro", "rro", "nosuid"}, options)
+}
+
 func TestRunscDevices(t *testing.T) {
 	node := func(path string) specs.Mount {
 		return specs.Mount{Destination: path, Source: path, Type: "bind", Options: []string{"bind", "nosuid", "noexec"}}
@@ -162,7 +201,7 @@ func TestLimitsOf(t *testing.T) {
 			{Allow: true, Type: "c", Major: ptr(int64(136)), Access: "rwm"},
 			{Allow: true, Type: "c", Major: ptr(int64(195)), Minor: ptr(int64(0)), Access: "rw"},
 		},
-		Memory: &specs.LinuxMemory{Limit: ptr(int64(64 << 20)), Swap: ptr(int64(64 << 20)), Reservation: ptr(int64(32 << 20))},
+		Memory: &specs.LinuxMemory{Limit: ptr(int64(64 << 20)), Swap: ptr(int64(64 << 20)), Reservation: ptr(int64(32 << 20)), Swappiness: ptr(uint64(7))},
 		CPU:    &specs.LinuxCPU{Shares: ptr(uint64(1024)), Quota: ptr(int64(50_000)), Period: ptr(uint64(100_000)), Cpus: "1-2"},
 		Pids:   &specs.LinuxPids{Limit: ptr(int64(64))},
 	})
@@ -172,6 +211,7 @@ func TestLimitsOf(t *testing.T) {
 	must.False(t, got.Devices[0].Allow)
 	must.True(t, got.Devices[2].Allow)
 	must.Eq(t, []int64{64 << 20, 64 << 20, 32 << 20}, []int64{got.Memory, got.MemorySwap, got.MemoryReservation})
+	must.Eq(t, 7, *got.MemorySwappiness)
 	must.Eq(t, 1024, got.CpuShares)
 	must.Positive(t, got.CpuWeight, must.Sprint("cgroup v2 knows weights only"))
 	must.Eq(t, 50_000, got.CpuQuota)

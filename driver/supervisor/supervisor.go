@@ -32,8 +32,8 @@ const cleanTimeout = 15 * time.Second
 type Supervisor struct {
 	conf   Config
 	mu     sync.Mutex
-	spare  *spare // Or nil; guarded by mu, like closed.
-	closed bool
+	spare  *spare        // Or nil; guarded by mu.
+	closed chan struct{} // Closed by Close, with mu held.
 	// warming holds who keeps the kernel ready for all starts that are under way.
 	warming chan struct{}
 }
@@ -46,7 +46,7 @@ func New(conf Config) *Supervisor {
 	if conf.Logger == nil {
 		conf.Logger = hclog.NewNullLogger()
 	}
-	return &Supervisor{conf: conf, warming: make(chan struct{}, 1)}
+	return &Supervisor{conf: conf, closed: make(chan struct{}), warming: make(chan struct{}, 1)}
 }
 
 // Start runs a task and returns when the user's program runs, or why it can't. A task with a lease is
@@ -84,7 +84,7 @@ func (s *Supervisor) attach(dir string, launch *record.Launch, group cgroup.Task
 	}
 	t := &Task{
 		sup: s, dir: dir, launch: launch, state: state, group: group,
-		done: make(chan struct{}), quit: make(chan struct{}), watched: make(chan struct{}),
+		done: make(chan struct{}), told: make(chan struct{}), quit: make(chan struct{}), watched: make(chan struct{}),
 	}
 	// A task that has ended already has no init any more; its exit record tells the rest.
 	t.init, err = openProcess(state.Pid, state.StartTime)
@@ -165,7 +165,7 @@ func (s *Supervisor) ended(dir string, launch *record.Launch, group cgroup.Task)
 	if errors.Is(err, os.ErrNotExist) {
 		t = &Task{
 			sup: s, dir: dir, launch: launch, state: &record.State{}, group: group,
-			done: make(chan struct{}), quit: make(chan struct{}), watched: make(chan struct{}),
+			done: make(chan struct{}), told: make(chan struct{}), quit: make(chan struct{}), watched: make(chan struct{}),
 		}
 	} else if err != nil {
 		return nil, err

@@ -34,6 +34,8 @@ type Task struct {
 	once    sync.Once
 	exit    Exit
 	done    chan struct{}
+	tell    sync.Once
+	told    chan struct{} // Closed when somebody has learned of the end by Wait.
 	leave   sync.Once
 	quit    chan struct{} // Closed by Destroy: no new shim, please.
 	watched chan struct{} // Closed when the watching goroutine has ended.
@@ -48,10 +50,11 @@ func (t *Task) StartedAt() time.Time { return time.Unix(0, t.state.CreatedUnixNs
 // Done is closed when the task has ended.
 func (t *Task) Done() <-chan struct{} { return t.done }
 
-// Wait waits until the task has ended and says how.
+// Wait waits until the task has ended and says how. Only then is the end of its logs told.
 func (t *Task) Wait(ctx context.Context) (Exit, error) {
 	select {
 	case <-t.done:
+		t.tell.Do(func() { close(t.told) })
 		return t.exit, nil
 	case <-ctx.Done():
 		return Exit{}, ctx.Err()
@@ -63,7 +66,7 @@ func (t *Task) watch(shim *shimProcess) {
 	held := holdPipes(t.dir, t.launch)
 	go func() {
 		defer close(t.watched)
-		defer held.close()
+		defer t.keepLogs(held)
 		for range maxAdoptions {
 			if shim != nil {
 				shim.reap()
@@ -80,6 +83,18 @@ func (t *Task) watch(shim *shimProcess) {
 		}
 		t.finish(t.witness(held))
 	}()
+}
+
+// keepLogs holds Nomad's log FIFOs until the end of the task is known to somebody. While Nomad's client is dead its log
+// collector writes what it has to say into a broken pipe, and dies of the first word. It has one to say when a new client
+// comes and it finds the FIFOs at their end; the client would spend seconds on its death before it asked for the exit code.
+func (t *Task) keepLogs(held pipes) {
+	select {
+	case <-t.told:
+	case <-t.quit:
+	case <-t.sup.closed:
+	}
+	held.close()
 }
 
 // adopt gives a task whose shim was killed a new one, or returns nil if there is no need or no way.
@@ -134,7 +149,7 @@ func (t *Task) witness(held pipes) *record.Exit {
 	exit.Unknown = !known
 	if known {
 		exit.FromStatus(status)
-		exit.OOMKilled = exit.Code != 0 && t.group.OOMKills() > t.state.OOMBaseline
+		exit.FromCounters(t.group, t.state)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), cleanTimeout)
 	defer cancel()
@@ -153,7 +168,7 @@ func (t *Task) witness(held pipes) *record.Exit {
 func (t *Task) finish(e *record.Exit) {
 	t.once.Do(func() {
 		t.exit = Exit{
-			Code: e.Code, Signal: e.Signal, OOMKilled: e.OOMKilled, LeaseExpired: e.LeaseExpired,
+			Code: e.Code, Signal: e.Signal, OOMKilled: e.OOMKilled, ForkRefused: e.ForkRefused, LeaseExpired: e.LeaseExpired,
 			At: time.Unix(0, e.AtUnixNs), Unknown: e.Unknown, Error: e.Error, DroppedLogBytes: e.DroppedLogBytes,
 		}
 		close(t.done)
@@ -174,7 +189,11 @@ func (t *Task) Signal(sig unix.Signal) error {
 	if t.ended() || !hasStarted(t.dir, t.launch) {
 		return ErrNotRunning
 	}
-	if t.launch.RuntimeKind == KindRunsc {
+	err := t.Takes(sig)
+	switch {
+	case err != nil:
+		return err
+	case t.launch.RuntimeKind == KindRunsc:
 		return t.signalRunsc(sig)
 	}
 	return t.init.signal(sig)

@@ -93,6 +93,8 @@ type Exit struct {
 	Signal int
 	// OOMKilled says that the kernel killed something in the task for want of memory.
 	OOMKilled bool
+	// ForkRefused says that the kernel refused the task a process or thread for their number.
+	ForkRefused bool
 	// LeaseExpired says that the task was killed because its lease ran out.
 	LeaseExpired bool
 	// At is when the task ended.

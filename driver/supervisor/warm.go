@@ -48,7 +48,7 @@ func (s *Supervisor) Warm() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.spare != nil && s.spare.process.alive() {
+	if s.isClosed() || s.spare != nil && s.spare.process.alive() {
 		return
 	}
 	s.spare.dismiss()
@@ -60,13 +60,24 @@ func (s *Supervisor) Warm() {
 	}
 }
 
-// Close ends the waiting pair and leaves the tasks alone.
+// Close ends the waiting pair and leaves the tasks alone: of what has ended it holds the logs no longer.
 func (s *Supervisor) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = true
+	if !s.isClosed() {
+		close(s.closed)
+	}
 	s.spare.dismiss()
 	s.spare = nil
+}
+
+func (s *Supervisor) isClosed() bool {
+	select {
+	case <-s.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 func (s *Supervisor) newSpare() (*spare, error) {

@@ -14,6 +14,9 @@ const (
 	// layers stay below 30; gzip's own ceiling is 1032.
 	ratioFloor = 256 << 20
 	maxRatio   = 200
+	// maxKept bounds the bytes that one extraction keeps in memory about directories and whiteouts. Those of an image
+	// of 10 GB come to a few MiB.
+	maxKept = 64 << 20
 )
 
 // Budget is what the layers of one image may take together. Its methods are safe for concurrent use.

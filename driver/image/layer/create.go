@@ -3,6 +3,7 @@ package layer
 import (
 	"archive/tar"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -79,7 +80,10 @@ func (x *extractor) directory(h *tar.Header, parent int, dir, base string) error
 }
 
 func (x *extractor) dirMeta(h *tar.Header, fd int, rel string) error {
-	x.times = append(x.times, dirTime{rel: rel, ts: stamps(h)})
+	// Beyond that a directory is as old as its last file, which is only decoration.
+	if x.keep(rel) {
+		x.times = append(x.times, dirTime{rel: rel, ts: stamps(h)})
+	}
 	return applyMeta(h, fd)
 }
 
@@ -89,6 +93,10 @@ func (x *extractor) file(h *tar.Header, parent int, dir, base string) error {
 		return err
 	}
 	x.stats.Bytes += h.Size
+	if x.stats.Bytes > x.limit {
+		// Holes take no room in the archive, and here all of theirs.
+		return fmt.Errorf("%w: entry %.200q is almost all holes", ErrTooLarge, h.Name)
+	}
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	fd, err := unix.Openat(parent, base, flags, 0o600)
 	if errors.Is(err, unix.EEXIST) {

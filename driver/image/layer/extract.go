@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"os"
@@ -23,6 +24,10 @@ type extractor struct {
 	// becomes opaque, as the specification has it.
 	opaque map[string]bool
 	times  []dirTime
+	// room is how many bytes opaque and times may still take.
+	room int
+	// limit is how many bytes of content may come out of the archive.
+	limit int64
 }
 
 // dirTime is set last, since every file made inside changes it.
@@ -31,16 +36,34 @@ type dirTime struct {
 	ts  [2]unix.Timespec
 }
 
-func extract(ctx context.Context, r io.Reader, dir string, budget *Budget) (Stats, error) {
+func extract(ctx context.Context, r io.Reader, dir string, budget *Budget, limit int64) (Stats, error) {
 	t, err := openTree(dir)
 	if err != nil {
 		return Stats{}, err
 	}
 	defer t.close()
-	x := &extractor{
-		tree: t, archive: tar.NewReader(r), budget: budget,
+	return newExtractor(t, r, budget, limit).run(ctx)
+}
+
+func newExtractor(t *tree, r io.Reader, budget *Budget, limit int64) *extractor {
+	return &extractor{
+		tree: t, archive: tar.NewReader(r), budget: budget, room: maxKept, limit: limit,
 		buf: make([]byte, 1<<20), opaque: map[string]bool{},
 	}
+}
+
+// keep says whether there is room to remember a path. Who names one directory of a long path a million times must not
+// get the memory for that.
+func (x *extractor) keep(path string) bool {
+	const overhead = 64
+	if len(path)+overhead > x.room {
+		return false
+	}
+	x.room -= len(path) + overhead
+	return true
+}
+
+func (x *extractor) run(ctx context.Context) (Stats, error) {
 	for ctx.Err() == nil {
 		h, err := x.archive.Next()
 		if errors.Is(err, io.EOF) {
@@ -124,7 +147,11 @@ func (x *extractor) whiteout(parent int, dir, base string) error {
 	if err != nil {
 		return os.NewSyscallError("mknodat", err)
 	}
-	x.opaque[dir+"/"+name] = true
+	at := dir + "/" + name
+	if !x.keep(at) {
+		return fmt.Errorf("%w: it hides too many files of the layers below", ErrTooLarge)
+	}
+	x.opaque[at] = true
 	return nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -321,6 +322,62 @@ func TestRootUnpackBoundsMemory(t *testing.T) {
 	}
 }
 
+// TestRootExtractKeepsLittleInMind has archives name a long path again and again.
+func TestRootExtractKeepsLittleInMind(t *testing.T) {
+	deep := strings.Repeat(strings.Repeat("d", 250)+"/", 16)
+	const entries, room = 2000, 1 << 20 // 8 MB of paths
+	for _, tc := range []struct {
+		name string
+		make func(i int) tar.Header
+		want error
+	}{
+		{"one directory", func(int) tar.Header { return e(dir, deep, "") }, nil},
+		{"one short name", func(int) tar.Header { return e(dir, "d", "") }, nil},
+		{"whiteouts", func(i int) tar.Header { return e(reg, deep+".wh."+fmt.Sprint(i), "") }, ErrTooLarge},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var all []tar.Header
+			for i := range entries {
+				all = append(all, tc.make(i))
+			}
+			tree, err := openTree(t.TempDir())
+			must.NoError(t, err)
+			defer tree.close()
+			x := newExtractor(tree, bytes.NewReader(pack(t, all...)), NewBudget(1<<20, 2*entries), 1<<30)
+			x.room = room
+			_, err = x.run(t.Context())
+			must.ErrorIs(t, err, tc.want)
+			kept := 0
+			for _, one := range x.times {
+				kept += len(one.rel) + int(unsafe.Sizeof(one))
+			}
+			for path := range x.opaque {
+				kept += len(path)
+			}
+			must.Less(t, room+1, kept)
+			must.Positive(t, kept)
+		})
+	}
+}
+
+// TestRootUnpackRefusesHoles unpacks a layer of a few KiB that would fill the disk with zeros.
+func TestRootUnpackRefusesHoles(t *testing.T) {
+	for size, want := range map[int]error{1 << 20: nil, ratioFloor + 1: ErrTooLarge} {
+		body := holes(t, size)
+		dir := t.TempDir()
+		stats, err := Unpack(t.Context(), io.NopCloser(bytes.NewReader(body)), dir, Want{Digest: sum(body), Size: int64(len(body)), DiffID: sum(body)}, NewBudget(1<<40, 10))
+		must.ErrorIs(t, err, want)
+		st, err := os.Stat(filepath.Join(dir, "f"))
+		if want != nil {
+			must.ErrorIs(t, err, os.ErrNotExist)
+			continue
+		}
+		must.NoError(t, err)
+		must.Eq(t, int64(size), st.Size())
+		must.Eq(t, int64(size), stats.Bytes)
+	}
+}
+
 // special is an archive whose first entry is no file but more about the next one than any needs.
 func special(t *testing.T, kind byte) []byte {
 	t.Helper()
@@ -335,13 +392,15 @@ func special(t *testing.T, kind byte) []byte {
 	return body
 }
 
-// sparse is a file that claims to be almost all holes. The writer makes no such records itself.
-func sparse(t *testing.T) []byte {
+func sparse(t *testing.T) []byte { return holes(t, 9223372036854775000) }
+
+// holes is a file of so many bytes that is all holes. The writer makes no such records itself.
+func holes(t *testing.T, size int) []byte {
 	t.Helper()
-	body := "1\n9223372036854775000\n0\n"
+	body := fmt.Sprintf("1\n%d\n0\n", size)
 	body += strings.Repeat("\x00", 512-len(body))
 	h := with(e(reg, "f", body), func(h *tar.Header) {
-		h.PAXRecords = map[string]string{"XNU.sparse.major": "1", "XNU.sparse.minor": "0", "XNU.sparse.name": "f", "XNU.sparse.realsize": "9223372036854775000"}
+		h.PAXRecords = map[string]string{"XNU.sparse.major": "1", "XNU.sparse.minor": "0", "XNU.sparse.name": "f", "XNU.sparse.realsize": fmt.Sprint(size)}
 	})
 	return bytes.ReplaceAll(pack(t, h), []byte("XNU.sparse"), []byte("GNU.sparse"))
 }

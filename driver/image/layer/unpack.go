@@ -54,7 +54,7 @@ func Unpack(ctx context.Context, src io.ReadCloser, dir string, want Want, budge
 		_ = src.Close() // first, or the decompressor might wait for it for ever
 		archive.Close()
 	}()
-	stats, err := extract(ctx, archive, dir, budget)
+	stats, err := extract(ctx, archive, dir, budget, ratioLimit(want.Size))
 	if err != nil {
 		return stats, content(ctx, err)
 	}

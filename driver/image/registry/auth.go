@@ -15,8 +15,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 )
 
-// Credentials are a job's own; empty ones leave the choice to the operator's file.
-type Credentials struct{ Username, Password string }
+// Credentials are a job's own; empty ones leave the choice to the operator's file. SoftFail does without any if that file
+// or a helper fails, as public images can be had all the same.
+type Credentials struct {
+	Username, Password string
+	SoftFail           bool
+}
 
 // String keeps the password out of any log.
 func (c Credentials) String() string { return fmt.Sprintf("credentials of %q", c.Username) }
@@ -27,13 +31,18 @@ func (c Credentials) GoString() string { return c.String() }
 // authenticator picks the credentials for reg: the job's for the registry that its image names (own),
 // else those of the operator's file, else none.
 func (c *Client) authenticator(ctx context.Context, reg name.Registry, creds Credentials, own bool) (authn.Authenticator, error) {
-	if own && creds != (Credentials{}) {
+	if own && creds.Username+creds.Password != "" {
 		return authn.FromConfig(authn.AuthConfig{Username: creds.Username, Password: creds.Password}), nil
 	}
 	if c.opts.AuthFile == "" || ctx.Err() != nil {
 		return authn.Anonymous, ctx.Err()
 	}
-	return fromFile(ctx, c.opts.AuthFile, reg)
+	auth, err := fromFile(ctx, c.opts.AuthFile, reg)
+	if err != nil && creds.SoftFail && ctx.Err() == nil {
+		c.opts.Logger.Warn("pulling without credentials, as the job wants it", "registry", reg.RegistryStr(), "error", err)
+		return authn.Anonymous, nil
+	}
+	return auth, err
 }
 
 // maxAuthFile is far above what a file of credentials needs.

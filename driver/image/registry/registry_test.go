@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -19,6 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/shoenig/test/must"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -109,6 +111,54 @@ func TestPlainHTTPIsRefusedWhereverItComesFrom(t *testing.T) {
 	}
 }
 
+// TestLocalRegistryOverHTTPS has one at a local address, which the library pings over plain HTTP, too, fail in ways of its
+// own: that plain HTTP is refused is the reason only where it speaks that.
+func TestLocalRegistryOverHTTPS(t *testing.T) {
+	open := func(t *testing.T, addr string, change func(*http.Transport)) error {
+		c := client(t, Options{Named: []string{addr}})
+		if change != nil {
+			change(c.trusted.direct)
+		}
+		_, _, err := c.Open(t.Context(), c.mustParse(t, addr+"/a:b"), Credentials{})
+		return err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0") // it takes connections and never says anything
+	must.NoError(t, err)
+	t.Cleanup(func() { must.NoError(t, listener.Close()) })
+	silent := listener.Addr().String()
+
+	t.Run("speaks plain HTTP", func(t *testing.T) {
+		err := open(t, start(t, fake("")), nil)
+		must.ErrorIs(t, err, ErrPlainHTTP)
+		must.True(t, IsFatal(err))
+	})
+	t.Run("is silent", func(t *testing.T) {
+		err := open(t, silent, func(tr *http.Transport) { tr.TLSHandshakeTimeout = 50 * time.Millisecond })
+		must.ErrorIs(t, err, ErrStalled)
+	})
+	t.Run("is away", func(t *testing.T) {
+		// Whoever has a port and does not listen there keeps it from others.
+		socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		must.NoError(t, err)
+		t.Cleanup(func() { must.NoError(t, unix.Close(socket)) })
+		must.NoError(t, unix.Bind(socket, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+		own, err := unix.Getsockname(socket)
+		must.NoError(t, err)
+		err = open(t, fmt.Sprintf("127.0.0.1:%d", own.(*unix.SockaddrInet4).Port), nil)
+		must.ErrorIs(t, err, unix.ECONNREFUSED)
+		must.False(t, IsFatal(err))
+	})
+	t.Run("has trouble", func(t *testing.T) {
+		srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }))
+		t.Cleanup(srv.Close)
+		err := open(t, srv.Listener.Addr().String(), func(tr *http.Transport) {
+			tr.TLSClientConfig = srv.Client().Transport.(*http.Transport).TLSClientConfig
+		})
+		must.ErrorContains(t, err, "HTTP 502")
+		must.False(t, IsFatal(err))
+	})
+}
+
 func TestCredentialsStayWithTheirRegistry(t *testing.T) {
 	var leaked atomic.Bool
 	storage := start(t, func(w http.ResponseWriter, r *http.Request) {
@@ -184,6 +234,7 @@ func TestCredentialSources(t *testing.T) {
 		{"helper", fmt.Sprintf(`{"credHelpers":{%q:"test"}}`, addr), ""},
 		{"store", `{"credsStore":"test"}`, ""},
 		{"helper is missing", fmt.Sprintf(`{"credHelpers":{%q:"none"}}`, addr), "credential helper"},
+		{"helper is missing, and none will do", fmt.Sprintf(`{"credHelpers":{%q:"none"}}`, addr), "access denied"},
 		{"other registry", `{"credHelpers":{"other.example":"test"}}`, "access denied"},
 		{"secret in a broken file", `{"auths":{"x":{"password":"hunter2"}`, "not a Docker config.json"},
 	} {
@@ -191,7 +242,7 @@ func TestCredentialSources(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "config.json")
 			must.NoError(t, os.WriteFile(path, []byte(tc.file), 0o600))
 			c := client(t, Options{Insecure: []string{addr}, AuthFile: path})
-			_, _, err := c.Open(t.Context(), c.mustParse(t, addr+"/a:b"), Credentials{})
+			_, _, err := c.Open(t.Context(), c.mustParse(t, addr+"/a:b"), Credentials{SoftFail: strings.HasSuffix(tc.name, "none will do")})
 			if tc.words == "" {
 				must.NoError(t, err)
 				return
@@ -234,7 +285,8 @@ func TestBlobGivesUpWithoutProgress(t *testing.T) {
 	must.False(t, IsFatal(err))
 	must.Eq(t, "12345", string(got))
 	must.NoError(t, r.Close())
-	must.Eq(t, 1+maxResumes, asked.Load())
+	// On a busy machine a try may stall before the registry hears of it.
+	must.Between(t, 2, asked.Load(), 1+maxResumes)
 }
 
 func TestBlobCloseEndsARead(t *testing.T) {

@@ -32,6 +32,9 @@ type Manifest struct {
 	Body      []byte
 }
 
+// Host is the registry's host[:port].
+func (r *Repo) Host() string { return r.name.RegistryStr() }
+
 // accepted are the manifest types that a pull can use; schema 1 has no digests worth the name.
 func accepted() string {
 	return strings.Join([]string{

@@ -2,6 +2,8 @@ package registry
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -35,19 +37,36 @@ type policy struct {
 	insecure []string
 }
 
+// errSecondWay answers the library's ping over plain HTTP, which it sends to what looks local as soon as HTTPS takes long
+// or fails: what HTTPS met is the reason, and may pass.
+var errSecondWay = errors.New("plain HTTP not tried")
+
 func (p *policy) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" && !slices.Contains(p.insecure, req.URL.Host) {
+	secure := !slices.Contains(p.insecure, req.URL.Host)
+	if secure && req.URL.Scheme != "https" {
 		if req.Body != nil {
 			_ = req.Body.Close()
+		}
+		if req.URL.Path == "/v2/" && req.Response == nil {
+			return nil, errSecondWay
 		}
 		return nil, fmt.Errorf("%w by %s", ErrPlainHTTP, req.URL.Host)
 	}
 	resp, err := p.patiently(req)
+	if secure && answersPlainly(err) {
+		return nil, fmt.Errorf("%w by %s", ErrPlainHTTP, req.URL.Host)
+	}
 	if err != nil || isBlob(req) {
 		return resp, err
 	}
 	resp.Body = &limited{ReadCloser: resp.Body, left: maxAnswer}
 	return resp, nil
+}
+
+// answersPlainly tells whether who was spoken to over TLS has answered in HTTP.
+func answersPlainly(err error) bool {
+	var record tls.RecordHeaderError
+	return errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/"
 }
 
 // A registry that says when to come back is taken at its word, within limits.

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,6 +57,10 @@ func TestRootBothWaysToMount(t *testing.T) {
 			must.NoError(t, err)
 			err = way(o, tree)
 			must.NoError(t, unix.Close(tree))
+			if unsupported(err) {
+				must.True(t, pathsOnly(t), must.Sprint(err))
+				err = o.Mount()
+			}
 			must.NoError(t, err, must.Sprint(name))
 			got, err := os.ReadFile(filepath.Join(o.Target, "f"))
 			must.NoError(t, err)
@@ -75,11 +80,26 @@ func TestRootBothWaysToMount(t *testing.T) {
 	}
 }
 
+// pathsOnly tells whether the kernel's overlayfs takes no descriptors yet, and does not say which option is wrong.
+func pathsOnly(t *testing.T) bool {
+	t.Helper()
+	text, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	must.NoError(t, err)
+	var major, minor int
+	_, err = fmt.Sscanf(string(text), "%d.%d", &major, &minor)
+	must.NoError(t, err)
+	return major < 6 || major == 6 && minor < 13
+}
+
 func TestRootMountSaysWhatTheKernelSays(t *testing.T) {
 	dir := t.TempDir()
 	must.NoError(t, os.MkdirAll(filepath.Join(dir, "layers/l/fs"), 0o755))
 	o := &Overlay{LayersDir: filepath.Join(dir, "layers"), Layers: []string{"l/fs"}, Upper: dir + "/none", Work: dir + "/none", Target: dir}
-	must.ErrorContains(t, o.Mount(), "option upperdir")
+	want := "option upperdir"
+	if pathsOnly(t) {
+		want = "cannot mount the overlay: mount: no such file or directory"
+	}
+	must.ErrorContains(t, o.Mount(), want)
 	o.Layers = []string{"../../etc"}
 	must.ErrorContains(t, o.Mount(), "cannot open layer")
 }
