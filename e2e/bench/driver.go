@@ -153,12 +153,9 @@ func (n *site) inTurns(drivers []driver, measure func(context.Context, driver) (
 		fmt.Fprintf(n.out, "==> %s\n", row.What)
 		for round := range rounds + 1 {
 			for _, d := range drivers {
-				value, err := measure(ctx, d)
+				err := row.take(ctx, d.name, d.foreign, round > 0, func() (float64, error) { return measure(ctx, d) })
 				if err != nil {
 					return nil, err
-				}
-				if round > 0 {
-					row.add(d.name, value)
 				}
 			}
 		}

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -57,8 +58,11 @@ func (n *site) idle(ctx context.Context, drivers []driver) ([]Row, error) {
 			memory.add(d.name, float64(kib)/1024/sleepers)
 			return err
 		})
-		if err != nil {
-			return nil, err
+		for _, row := range []*Row{&memory, &busy, &own} {
+			unforgiven := row.giveUp(ctx, d.name, d.foreign, err)
+			if unforgiven != nil {
+				return nil, unforgiven
+			}
 		}
 	}
 	return []Row{memory, busy, own}, nil
@@ -72,18 +76,11 @@ func (n *site) withIdle(ctx context.Context, d driver, count int, do func() erro
 		return err
 	}
 	_, err = n.running(ctx, job)
-	if err != nil {
-		return err
+	if err == nil {
+		err = do()
 	}
-	err = do()
-	if err != nil {
-		return err
-	}
-	_, err = n.stop(ctx, job)
-	if err != nil {
-		return err
-	}
-	return n.settle(ctx)
+	_, stopErr := n.stop(ctx, job)
+	return errors.Join(err, stopErr, n.settle(ctx))
 }
 
 // helperPSS adds up the proportional set size, in KiB, of the driver's helper processes.

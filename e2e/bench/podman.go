@@ -71,6 +71,6 @@ func podmanConfig(e *engine) string {
 func podman() driver {
 	return driver{
 		name: "podman", busybox: "/usr/bin/busybox", fromImage: true, config: map[string]any{"network_mode": "host"},
-		helpers: []string{"conmon"}, daemons: []string{"podman", podmanDriver},
+		helpers: []string{"conmon"}, daemons: []string{"podman", podmanDriver}, foreign: true,
 	}
 }

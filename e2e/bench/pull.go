@@ -46,13 +46,13 @@ func (n *site) pulls(ctx context.Context, ref string, others []puller) ([]Row, e
 	row.Note = "digests checked, flushed to the disk by none; ours in a process of its own, the engines through their APIs"
 	fmt.Fprintf(n.out, "==> %s\n", row.What)
 	for round := range longRounds + 1 {
-		for _, p := range append([]puller{ownPuller()}, others...) {
-			took, err := p.measure(ctx, ref)
+		for i, p := range append([]puller{ownPuller()}, others...) {
+			err := row.take(ctx, p.name, i > 0, round > 0, func() (float64, error) {
+				took, err := p.measure(ctx, ref)
+				return took.Seconds(), err
+			})
 			if err != nil {
 				return nil, err
-			}
-			if round > 0 {
-				row.add(p.name, took.Seconds())
 			}
 		}
 	}

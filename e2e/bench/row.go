@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"slices"
@@ -19,6 +20,7 @@ type Row struct {
 	Note     string    `json:"note,omitempty"`
 	Before   State     `json:"before"`
 	Sides    []Side    `json:"sides"`
+	Failures []Failure `json:"failures,omitempty"`
 	Promises []Promise `json:"promises,omitempty"`
 }
 
@@ -26,6 +28,12 @@ type Row struct {
 type Side struct {
 	Name   string    `json:"name"`
 	Values []float64 `json:"values"`
+}
+
+// Failure is a side that could not be measured, and why.
+type Failure struct {
+	Name  string `json:"name"`
+	Error string `json:"error"`
 }
 
 // Promise is a limit of our median: in the row's unit, or as a share of another side's median.
@@ -53,6 +61,33 @@ func (r *Row) add(name string, value float64) {
 		r.Sides = append(r.Sides, Side{Name: name})
 	}
 	r.Sides[i].Values = append(r.Sides[i].Values, value)
+}
+
+// take adds what a side measures, if this turn counts, unless the side was given up.
+func (r *Row) take(ctx context.Context, name string, isForeign, counts bool, measure func() (float64, error)) error {
+	if r.lacks(name) {
+		return nil
+	}
+	value, err := measure()
+	if err == nil && counts {
+		r.add(name, value)
+	}
+	return r.giveUp(ctx, name, isForeign, err)
+}
+
+// giveUp leaves a side out of the row because of an error, if it is a foreign one; any other's error is returned.
+func (r *Row) giveUp(ctx context.Context, name string, isForeign bool, err error) error {
+	if err == nil || !isForeign || ctx.Err() != nil {
+		return err
+	}
+	r.Sides = slices.DeleteFunc(r.Sides, func(s Side) bool { return s.Name == name })
+	r.Failures = append(r.Failures, Failure{name, err.Error()})
+	return nil
+}
+
+// lacks says whether a side was given up.
+func (r *Row) lacks(name string) bool {
+	return slices.ContainsFunc(r.Failures, func(f Failure) bool { return f.Name == name })
 }
 
 // judge compares our median with what is promised. A share of a side that was not measured is not judged.

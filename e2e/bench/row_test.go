@@ -1,6 +1,8 @@
 package bench
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -20,6 +22,29 @@ func TestRow_Judge(t *testing.T) {
 		{Limit: 35, Value: 40},
 		{Limit: 0.35, Of: "exec", Value: 40. / 150, IsMet: true},
 	}, row.Promises, must.Sprint("a share of a peer that is not there can't be judged"))
+}
+
+// What is wrong with an engine of others costs its own column; what is wrong with us, or a stop, ends the bench.
+func TestRow_GiveUp(t *testing.T) {
+	row := Row{What: "start", Unit: "ms", Promises: []Promise{{Limit: 0.8, Of: "docker"}}}
+	row.add("runc", 30)
+	row.add("docker", 100)
+	must.NoError(t, row.giveUp(t.Context(), "docker", true, nil))
+	must.False(t, row.lacks("docker"))
+	broken := errors.New("its socket is gone")
+	must.ErrorIs(t, row.giveUp(t.Context(), "runc", false, broken), broken)
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	must.ErrorIs(t, row.giveUp(stopped, "docker", true, broken), broken)
+	must.NoError(t, row.giveUp(t.Context(), "docker", true, broken))
+	must.True(t, row.lacks("docker"))
+	row.judge()
+	must.SliceEmpty(t, row.Promises)
+	var out strings.Builder
+	must.NoError(t, Print(&out, Report{Rows: []Row{row}}, "exec"))
+	must.StrContains(t, out.String(), "docker  failed, see below")
+	must.StrContains(t, out.String(), "start: docker failed: its socket is gone\n")
+	must.Eq(t, "start: runc 30.0 ms n=1, docker failed", row.brief())
 }
 
 func TestPrint(t *testing.T) {

@@ -23,6 +23,8 @@ type driver struct {
 	helpers []string
 	// daemons are the programs that run once for all tasks. The drivers in Nomad itself have none.
 	daemons []string
+	// foreign says that the driver works for an engine that is neither ours nor Nomad's: where it fails, the others go on.
+	foreign bool
 }
 
 // ours runs tasks with a loopback interface of their own; the peers' share the host's network, which costs nothing.
@@ -52,7 +54,7 @@ func nomads() []driver {
 func docker() driver {
 	return driver{
 		name: "docker", busybox: "/usr/bin/busybox", fromImage: true, config: map[string]any{"network_mode": "host"},
-		helpers: []string{"containerd-shim-runc-v2", "docker_logger"}, daemons: []string{"dockerd", "containerd"},
+		helpers: []string{"containerd-shim-runc-v2", "docker_logger"}, daemons: []string{"dockerd", "containerd"}, foreign: true,
 	}
 }
 

@@ -59,11 +59,10 @@ func (n *site) hundreds(ctx context.Context, drivers []driver) ([]Row, error) {
 	fmt.Fprintf(n.out, "==> %s\n", row.What)
 	for range longRounds {
 		for _, d := range drivers {
-			took, err := n.hundred(ctx, d)
+			err := row.take(ctx, d.name, d.foreign, true, func() (float64, error) { return n.hundred(ctx, d) })
 			if err != nil {
 				return nil, err
 			}
-			row.add(d.name, took)
 		}
 	}
 	return []Row{row}, nil

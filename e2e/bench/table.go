@@ -29,11 +29,18 @@ func Print(out io.Writer, report Report, peer string) error {
 			fmt.Fprintf(table, "%s\t%s\t%s %s\t%d\t%s\t%s\t%s\n", what, side.Name, side.spread(), row.Unit, len(side.Values), ratio, promised, before)
 			what, promised, before = "", "", ""
 		}
+		for _, failure := range row.Failures {
+			fmt.Fprintf(table, "%s\t%s\tfailed, see below\n", what, failure.Name)
+			what = ""
+		}
 	}
 	err := table.Flush()
 	for _, row := range report.Rows {
 		if row.Note != "" {
 			fmt.Fprintf(out, "%s: %s\n", row.What, row.Note)
+		}
+		for _, failure := range row.Failures {
+			fmt.Fprintf(out, "%s: %s failed: %s\n", row.What, failure.Name, failure.Error)
 		}
 	}
 	for _, note := range report.Notes {
@@ -60,6 +67,9 @@ func (r *Row) brief() string {
 	var parts []string
 	for _, side := range r.Sides {
 		parts = append(parts, side.Name+" "+side.spread()+" "+r.Unit+" n="+strconv.Itoa(len(side.Values)))
+	}
+	for _, failure := range r.Failures {
+		parts = append(parts, failure.Name+" failed")
 	}
 	return r.What + ": " + strings.Join(parts, ", ")
 }

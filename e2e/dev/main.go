@@ -34,21 +34,39 @@ Through make: make bench-driver PEERS="docker podman" ONLY=pull JSON=figures.jso
 `
 
 func main() {
+	args := os.Args[1:]
+	if len(args) > 0 && args[0] == bench.PullVerb {
+		os.Exit(pull(args[1:]))
+	}
+	if len(args) == 0 || args[0] != workVerb {
+		status, err := attend(args)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		os.Exit(status)
+	}
+	surviveReader()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(ctx, args[1:], os.Stdout, os.Stderr))
+}
+
+// pull is how the bench has our own pulls done: in a process that holds nothing else.
+func pull(args []string) int {
+	if len(args) != 2 {
+		fmt.Fprint(os.Stderr, usage)
+		return 2
+	}
+	err := bench.Pull(context.Background(), os.Stdout, args[0], args[1])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 // run returns the exit status: 0 when every step held, 1 when one did not, 2 for wrong arguments.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if len(args) == 3 && args[0] == bench.PullVerb {
-		err := bench.Pull(ctx, stdout, args[1], args[2])
-		if err != nil {
-			fmt.Fprintln(stderr, err)
-			return 1
-		}
-		return 0
-	}
 	flags := flag.NewFlagSet("dev", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() { fmt.Fprint(stderr, usage) }

@@ -75,7 +75,7 @@ var serial atomic.Int64
 func cells(t *testing.T, victim, action string, phases ...string) []*cell {
 	var all []*cell
 	for _, phase := range phases {
-		all = append(all, &cell{phase: phase, victim: victim, action: action, task: newTask(t, fmt.Sprintf("c%d", serial.Add(1)))})
+		all = append(all, &cell{phase: phase, victim: victim, action: action, task: newTask(t, fmt.Sprintf("c%d", serial.Add(1)), usual)})
 	}
 	return all
 }

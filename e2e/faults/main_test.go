@@ -14,6 +14,7 @@ import (
 
 	"pangaea/device"
 	"pangaea/driver"
+	"pangaea/e2e/hostnet"
 	"pangaea/e2e/node"
 	"pangaea/e2e/nvmlsim"
 )
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 	case "pangaea-device":
 		device.Serve()
 	default:
-		os.Exit(run(m))
+		os.Exit(hostnet.Run(func() int { return run(m) }))
 	}
 }
 
@@ -52,6 +53,7 @@ func run(m *testing.M) int {
 	}
 	return node.Main(m, node.Options{
 		Bin: programs, Programs: []string{"witness"}, GPUs: nvmlsim.Host("faults", nvmlsim.L4(), gpus),
+		Egress: "disabled = false", Runsc: true,
 		// Nomad allows a task 30 s for its end unless its client says otherwise.
 		Driver: "allow_volumes = true", Client: `client { max_kill_timeout = "120s" }`,
 	}, func(n *node.Node) { shared = n })

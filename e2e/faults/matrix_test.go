@@ -24,9 +24,11 @@ func TestRootFaultsOfTasks(t *testing.T) {
 			cells(t, runtime, action, before, creating, created),
 			cells(t, logmon, action, every()...))
 	}
+	before := known(t)
 	enter(all)
 	strike(t, all, nil)
 	finish(all)
+	nothingMore(t, before)
 }
 
 func TestRootFaultsOfPlugin(t *testing.T) { ofAll(t, plugin) }
@@ -40,10 +42,12 @@ func TestRootFaultsOfMachine(t *testing.T) { ofAll(t, machine) }
 func ofAll(t *testing.T, victim string) {
 	for _, action := range []string{kill, stop} {
 		t.Run(action, func(t *testing.T) {
+			before := known(t)
 			all := cells(t, victim, action, every()...)
 			enter(all)
 			strike(t, all[:1], all)
 			finish(all)
+			nothingMore(t, before)
 		})
 	}
 }
@@ -112,6 +116,10 @@ func (c *cell) kill(others []*cell) {
 	switch c.victim {
 	case client:
 		must.NoError(c.t, shared.KillClient())
+		c.eventually("the device plugin, which no other client takes up, has ended", func() bool {
+			left, err := shared.Plugin("pangaea-device")
+			return err == nil && len(left) == 0
+		})
 	case server:
 		must.NoError(c.t, shared.KillServer())
 	case machine:

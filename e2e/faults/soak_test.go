@@ -35,7 +35,7 @@ func number(t *testing.T, name string, otherwise int) int {
 }
 
 // workers is how many tasks the soak has at a time.
-const workers = 6
+const workers = 10
 
 // soak is many tasks that start, end, are stopped and lose processes at random moments.
 type soak struct {
@@ -57,6 +57,7 @@ type soak struct {
 func TestRootSoak(t *testing.T) {
 	cycles, seed := number(t, "FAULTS_CYCLES", 40), number(t, "FAULTS_SEED", int(time.Now().Unix()))
 	t.Logf("%d cycles, FAULTS_SEED=%d", cycles, seed)
+	before := known(t)
 	s := &soak{seed: seed, count: map[string]int{}}
 	turns := make(chan int)
 	var wg sync.WaitGroup
@@ -75,6 +76,7 @@ func TestRootSoak(t *testing.T) {
 	close(turns)
 	wg.Wait()
 	t.Logf("did %v", s.count)
+	nothingMore(t, before)
 }
 
 // fate is what befalls a task, in its start or when it runs, and the code that it ends with.
@@ -90,7 +92,8 @@ func (s *soak) cycle(t *testing.T, n int) {
 	dice := rand.New(rand.NewPCG(uint64(s.seed), uint64(n)))
 	code := 10 + dice.IntN(90)
 	pause := time.Duration(dice.IntN(250)) * time.Millisecond
-	w := newTask(t, fmt.Sprintf("s%d", n))
+	k := kinds()[dice.IntN(len(kinds()))]
+	w := newTask(t, fmt.Sprintf("s%d", n), k)
 	fates := []fate{
 		{"ends", nil, nil, code},
 		{"is stopped", nil, nil, codeTerm},
@@ -106,12 +109,13 @@ func (s *soak) cycle(t *testing.T, n int) {
 	f := fates[dice.IntN(len(fates))]
 	s.mu.Lock()
 	s.count[f.name]++
+	s.count[k.name]++
 	s.mu.Unlock()
-	t.Run(fmt.Sprintf("%d %s", n, f.name), func(t *testing.T) {
+	t.Run(fmt.Sprintf("%d %s %s", n, k.name, f.name), func(t *testing.T) {
 		w.t = t
 		defer func() {
 			if t.Failed() {
-				t.Logf("FAULTS_SEED=%d, cycle %d, %s; Nomad's client says of it:\n%s", s.seed, n, f.name, w.log())
+				t.Logf("FAULTS_SEED=%d, cycle %d, %s %s; Nomad's client says of it:\n%s", s.seed, n, k.name, f.name, w.log())
 			}
 		}()
 		s.live(w, f)
@@ -271,7 +275,7 @@ func (w *task) runtimes() []int {
 		for _, field := range strings.Fields(string(text)) {
 			name, _ := os.ReadFile("/proc/" + field + "/comm")
 			pid, err := strconv.Atoi(field)
-			if err == nil && strings.TrimSpace(string(name)) == "pangaea-runtime" {
+			if err == nil && slices.Contains([]string{"pangaea-runtime", "runsc"}, strings.TrimSpace(string(name))) {
 				pids = append(pids, pid)
 			}
 		}

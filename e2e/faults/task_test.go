@@ -38,30 +38,46 @@ job "NAME" {
       kill_timeout = "90s"
       config {
         image   = "IMAGES/witness:1"
-        args    = ["/shared"]
+        args    = ["/shared", "CLOCK"]
         volumes = ["SHARED:/shared"]
+        CONFIG
       }
       resources {
-        cpu    = 10
-        memory = 32
-        device "nvidia/gpu" {}
+        cpu = 10
+        RESOURCES
       }
     }
   }
 }
 `
 
+// kind is what a task asks of the driver.
+type kind struct{ name, config, resources, clock string }
+
+var (
+	// alone has nothing but a GPU.
+	alone = kind{"alone", `network_mode = "none"`, "memory = 32\ndevice \"nvidia/gpu\" {}", "boottime"}
+	// usual has what a job gets that asks for nothing else, a network of the driver's, and a disk of its own.
+	usual = kind{"usual", `disk_limit = "8MiB"`, "memory = 32\ndevice \"nvidia/gpu\" {}", "boottime"}
+	// gvisor has a kernel of its own, whose clock since boot is its own too. It takes no simulated GPU.
+	gvisor = kind{"gvisor", `runtime = "runsc"`, "memory = 192", "realtime"}
+)
+
+func kinds() []kind { return []kind{alone, usual, gvisor} }
+
 // task is a job of one witness (e2e/images/witness), and the directory that its copies share.
 type task struct {
+	kind
+
 	t     *testing.T
 	name  string
 	dir   string
 	alloc string
 }
 
-func newTask(t *testing.T, name string) *task {
+func newTask(t *testing.T, name string, k kind) *task {
 	t.Helper()
-	w := &task{t: t, name: name, dir: filepath.Join(shared.Dir, "shared", name)}
+	w := &task{kind: k, t: t, name: name, dir: filepath.Join(shared.Dir, "shared", name)}
 	must.NoError(t, os.MkdirAll(w.dir, 0o755))
 	return w
 }
@@ -69,7 +85,7 @@ func newTask(t *testing.T, name string) *task {
 // run registers the job and waits until it has an allocation.
 func (w *task) run() {
 	w.t.Helper()
-	words := strings.NewReplacer("NAME", w.name, "SHARED", w.dir)
+	words := strings.NewReplacer("NAME", w.name, "SHARED", w.dir, "CONFIG", w.config, "RESOURCES", w.resources, "CLOCK", w.clock)
 	_, err := shared.Run(w.t.Context(), words.Replace(jobspec))
 	must.NoError(w.t, err)
 	a, err := shared.Await(w.t.Context(), w.name, "placed", func(*api.Allocation) bool { return true })
@@ -85,7 +101,7 @@ func (w *task) write(name, text string) {
 	must.NoError(w.t, os.Rename(temp, filepath.Join(w.dir, name)))
 }
 
-// life is one copy's: when it started, and until when it lived, in nanoseconds since boot.
+// life is one copy's: when it started, and until when it lived, in nanoseconds by the clock that its kind's copies share.
 type life struct{ start, end int64 }
 
 func (w *task) lives() []life {
@@ -168,17 +184,11 @@ func (w *task) story() string {
 
 // log is what the client's log says of the task.
 func (w *task) log() string {
-	text, err := os.ReadFile(filepath.Join(shared.Dir, "logs", "client.log"))
+	said, err := clientSaid.of(w.alloc)
 	if err != nil {
 		return err.Error()
 	}
-	var said strings.Builder
-	for line := range strings.Lines(string(text)) {
-		if w.alloc != "" && strings.Contains(line, w.alloc[:8]) || strings.Contains(line, "plugin exited") {
-			said.WriteString("   " + line)
-		}
-	}
-	return said.String()
+	return said
 }
 
 func events(a *api.Allocation) []string {

@@ -29,7 +29,7 @@ func TestRootTimes(t *testing.T) {
 // timeOfClient counts from the command that starts the client again.
 func timeOfClient(t *testing.T) time.Duration {
 	t.Helper()
-	w := newTask(t, fmt.Sprint("t", serial.Add(1)))
+	w := newTask(t, fmt.Sprint("t", serial.Add(1)), usual)
 	w.run()
 	w.awaitStarted()
 	must.NoError(t, shared.KillClient())
@@ -48,10 +48,10 @@ func timeOfClient(t *testing.T) time.Duration {
 // timeOfPlugin counts from the kill.
 func timeOfPlugin(t *testing.T) time.Duration {
 	t.Helper()
-	w := newTask(t, fmt.Sprint("t", serial.Add(1)))
+	w := newTask(t, fmt.Sprint("t", serial.Add(1)), usual)
 	w.run()
 	w.awaitStarted()
-	pid := pluginPID(t)
+	pid := pluginPID(t, "pangaea-driver")
 	w.write("exit", "7")
 	began := time.Now()
 	signalAll(w, []int{pid}, syscall.SIGKILL)

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
 
+	"pangaea/e2e/mpssim"
 	"pangaea/e2e/node"
 	"pangaea/e2e/nvmlsim"
 )
@@ -42,6 +43,12 @@ func example(t *testing.T, n *node.Node, name string) *api.Job {
 func complete(t *testing.T, n *node.Node, job *api.Job, count int) (grants [][]string, logs []string) {
 	t.Helper()
 	must.NoError(t, n.RunJob(t.Context(), job))
+	return completed(t, n, job, count)
+}
+
+// completed is complete for a job that was run.
+func completed(t *testing.T, n *node.Node, job *api.Job, count int) (grants [][]string, logs []string) {
+	t.Helper()
 	done := make(map[string]*api.Allocation)
 	_, err := n.Await(t.Context(), *job.ID, "complete", func(a *api.Allocation) bool {
 		for _, e := range node.Events(a, api.TaskDriverFailure) {
@@ -59,6 +66,22 @@ func complete(t *testing.T, n *node.Node, job *api.Job, count int) (grants [][]s
 		grants, logs = append(grants, granted(a)), append(logs, log)
 	}
 	return grants, logs
+}
+
+// awaitBlocked waits until Nomad has found no place for a job.
+func awaitBlocked(t *testing.T, n *node.Node, job *api.Job) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	query := (&api.QueryOptions{}).WithContext(ctx)
+	for {
+		evals, meta, err := n.API().Jobs().Evaluations(*job.ID, query)
+		must.NoError(t, err)
+		if slices.ContainsFunc(evals, func(e *api.Evaluation) bool { return e.Status == "blocked" }) {
+			return
+		}
+		query.WaitIndex = meta.LastIndex
+	}
 }
 
 // The jobspecs for GPUs that are split by hardware and for GPUs that belong together, on a node with four GPUs in bridged
@@ -85,8 +108,8 @@ func TestRootPartsAndPairs(t *testing.T) {
 	must.SliceContainsAll(t, []string{gpus.GPUs[pair].UUID, gpus.GPUs[pair^1].UUID}, grants[0])
 	must.StrContains(t, logs[0], fmt.Sprintf("node /dev/nvidia%d allowed=true", pair^1))
 
-	// NVIDIA's generator finds a MIG instance's device nodes by the kernel's /proc/driver/nvidia-caps alone, which no
-	// simulator can make: what Nomad grants is shown here, what the sandbox makes of it takes a GPU.
+	// NVIDIA's generator finds a MIG instance's device nodes by the host's /proc/driver/nvidia-caps alone: what Nomad grants is shown
+	// here, what the sandbox makes of it by the driver's TestRootMIG, in a mount namespace of its own.
 	job := example(t, n, "mig")
 	task := job.TaskGroups[0].Tasks[0]
 	task.Driver, task.Config = "raw_exec", map[string]any{"command": "/bin/sh", "args": []string{"-c", "echo $NVIDIA_VISIBLE_DEVICES library libcuda.so.1"}}
@@ -142,6 +165,53 @@ func TestRootShares(t *testing.T) {
 	for _, id := range []string{"rival", "rival-later"} {
 		must.NoError(t, n.Stop(t.Context(), id))
 	}
+}
+
+// A job that waits for shares by MPS runs once the control daemon does. A task of another driver gets what a client needs; Pangaea's
+// own driver refuses it.
+func TestRootSharesByMPS(t *testing.T) {
+	control, err := mpssim.New(t.TempDir())
+	must.NoError(t, err)
+	t.Cleanup(func() { must.NoError(t, control.Kill()) })
+	t.Setenv("PATH", control.Bin+":"+os.Getenv("PATH"))
+	gpus := nvmlsim.Host("mps", nvmlsim.L4(), 1)
+	uuid := gpus.GPUs[0].UUID
+	gpus.GPUs[0].Set("ComputeMode", 3)
+	n := bring(t, gpus, fmt.Sprintf(`
+    fingerprint_period = "500ms"
+    allow_replicas     = 4
+    sharing {
+      mode           = "mps"
+      pipe_directory = %q
+    }
+`, control.Pipe))
+	job := example(t, n, "shared")
+	task := job.TaskGroups[0].Tasks[0]
+	runc := task.Config
+	task.Driver, task.Config = "raw_exec", map[string]any{"command": "/bin/sh", "args": []string{"-c", "env; echo library libcuda.so.1"}}
+	must.NoError(t, n.RunJob(t.Context(), job))
+	awaitBlocked(t, n, job)
+	must.NoError(t, control.Start())
+	_, logs := completed(t, n, job, 2)
+	for _, log := range logs {
+		for _, line := range []string{
+			"NVIDIA_VISIBLE_DEVICES=" + uuid, "CUDA_MPS_PIPE_DIRECTORY=" + control.Pipe,
+			"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=25", "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT=" + uuid + "=5758M",
+		} {
+			must.StrContains(t, log, line+"\n")
+		}
+	}
+
+	id, none, fail := "refused", 0, "fail"
+	job.ID, job.Name = &id, &id
+	task.Driver, task.Config = "runc", runc
+	job.TaskGroups[0].RestartPolicy = &api.RestartPolicy{Attempts: &none, Mode: &fail}
+	job.TaskGroups[0].ReschedulePolicy = &api.ReschedulePolicy{Attempts: &none}
+	refused := awaitIn(t, n, "default", job, api.AllocClientStatusFailed)
+	failure := node.Events(refused, api.TaskDriverFailure)
+	must.Len(t, 1, failure)
+	must.StrContains(t, failure[0].DisplayMessage, "cannot run on a GPU that is shared by MPS")
+	must.NoError(t, n.Stop(t.Context(), id))
 }
 
 // awaitIn runs a job in a namespace until its allocation has a client status.

@@ -1,13 +1,11 @@
 package node
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"sort"
 	"strings"
 	"time"
 
@@ -15,9 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
-
-// idRegistry is where the driver keeps its claims of user IDs, for all of this machine.
-const idRegistry = "/run/pangaea/idranges"
 
 // Close stops the jobs and the agents. It fails if that was not in order or if anything is left afterwards, which it
 // then removes.
@@ -87,59 +82,6 @@ func eventually(look func() []string) error {
 	return fmt.Errorf("this is left behind:\n  %s", strings.Join(left, "\n  "))
 }
 
-// Remains lists what is left on this machine of allocations: processes, cgroups, mounts, network namespaces, claims of
-// user IDs, files of the driver's.
-func (n *Node) Remains(allocs ...string) []string {
-	var left []string
-	processes, err := n.Processes()
-	mounts, mountsErr := n.mounts()
-	err = errors.Join(err, mountsErr)
-	for _, id := range allocs {
-		for _, p := range processes {
-			// A log collector has no sign of its allocation but goes with it, by the time that its directory has.
-			if strings.Contains(p.Cgroups, id) || strings.Contains(strings.Join(p.Args, " "), "/"+id[:8]+"-") {
-				left = append(left, fmt.Sprintf("process %d: %s", p.PID, strings.Join(p.Args, " ")))
-			}
-		}
-		for _, m := range mounts {
-			if strings.Contains(m, id[:8]) {
-				left = append(left, "mount "+m)
-			}
-		}
-		for _, pattern := range []string{
-			cgroupRoot + "/*/nomad/*/" + id + "*", cgroupRoot + "/*/nomad/" + id + "*", cgroupRoot + "/nomad.slice/*/" + id + "*",
-			"/run/netns/" + id, filepath.Join(n.StateDir(), "tasks", id[:8]+"-*"), filepath.Join(n.data("client"), "alloc", id),
-		} {
-			found, globErr := filepath.Glob(pattern)
-			left, err = append(left, found...), errors.Join(err, globErr)
-		}
-	}
-	if err != nil {
-		left = append(left, err.Error())
-	}
-	return left
-}
-
-// mounts lists the mounts that are the node's: below its directory, or a task's root elsewhere.
-func (n *Node) mounts() ([]string, error) {
-	file, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, fmt.Errorf("cannot list mounts: %w", err)
-	}
-	defer file.Close()
-	var found []string
-	scanner := bufio.NewScanner(file)
-	for scanner.Scan() {
-		fields := strings.Fields(scanner.Text())
-		// The driver mounts tasks' root file systems in /run, with their writable layer below its state directory.
-		if len(fields) > 4 && strings.Contains(scanner.Text(), n.Dir+"/") {
-			found = append(found, fields[4])
-		}
-	}
-	sort.Sort(sort.Reverse(sort.StringSlice(found)))
-	return found, scanner.Err()
-}
-
 // tearDown removes whatever is there, in order or not.
 func (n *Node) tearDown() error {
 	err := errors.Join(n.client.end(false), n.server.end(false), n.killRest())
@@ -153,12 +95,8 @@ func (n *Node) tearDown() error {
 		_ = unix.Unmount(netns, unix.MNT_DETACH)
 		_ = os.Remove(netns)
 	}
-	claims, _ := filepath.Glob(idRegistry + "/*")
-	for _, claim := range claims {
-		owner, readErr := os.Readlink(claim)
-		if readErr == nil && strings.HasPrefix(owner, n.Dir+"/") {
-			err = errors.Join(err, fmt.Errorf("the claim %s of user IDs is left behind", claim), os.Remove(claim))
-		}
+	for claim := range n.claims() {
+		err = errors.Join(err, fmt.Errorf("the claim %s of user IDs is left behind", claim), os.Remove(claim))
 	}
 	if n.Registry != nil {
 		err = errors.Join(err, n.Registry.Close())

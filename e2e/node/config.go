@@ -110,6 +110,13 @@ plugin "pangaea-device" {
 }
 `
 
+const runscConfig = `
+    runtime "runsc" {
+      kind = "runsc"
+      path = %q
+    }
+`
+
 // configure makes the node's directories, its programs, its simulated GPUs and the agents' configuration.
 func (n *Node) configure(ctx context.Context) error {
 	for _, dir := range []string{"bin", "plugins", "logs"} {
@@ -181,10 +188,14 @@ func (n *Node) writeConfig(driverRoot, library string) error {
 	agent := func(role string, e endpoint) string {
 		return fmt.Sprintf(agentConfig, "node-"+filepath.Base(n.Dir)+"-"+role, n.data(role), e.host, e.http, e.rpc, e.serf)
 	}
+	driver := n.options.Driver
+	if n.options.Runsc {
+		driver += fmt.Sprintf(runscConfig, n.tools.runsc)
+	}
 	files := map[string]string{
 		"server.hcl": agent("server", n.at) + serverConfig,
 		"client.hcl": agent("client", n.clientAt) + fmt.Sprintf(clientConfig, filepath.Join(n.Dir, "plugins"),
-			fmt.Sprintf("%s:%d", n.at.host, n.at.rpc), n.StateDir(), driverRoot, n.Registry.Address(), n.options.Driver, library,
+			fmt.Sprintf("%s:%d", n.at.host, n.at.rpc), n.StateDir(), driverRoot, n.Registry.Address(), driver, library,
 			filepath.Join(n.Dir, "device"), strings.ReplaceAll(n.options.Device, "AGENT", n.clientAt.url()), filepath.Join(n.Dir, "holds"),
 			cmp.Or(n.options.Egress, "disabled = true")),
 		// Files that come later win.

@@ -30,7 +30,7 @@ type Node struct {
 	cgroups      *cgroupParents
 
 	mu         sync.Mutex        // guards what follows
-	allocs     []string          // all that there were, whose remains Close looks for
+	allocs     map[string]bool   // all that there were, whose remains Close looks for
 	namespaces map[string]string // of jobs
 }
 
@@ -48,7 +48,7 @@ func Start(ctx context.Context, options Options) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the node's directory: %w", err)
 	}
-	n := &Node{Dir: dir, options: options, tools: t, namespaces: map[string]string{}}
+	n := &Node{Dir: dir, options: options, tools: t, allocs: map[string]bool{}, namespaces: map[string]string{}}
 	err = n.start(ctx)
 	if err != nil {
 		return nil, errors.Join(err, n.tearDown())
@@ -93,9 +93,6 @@ func (n *Node) build(ctx context.Context) error {
 	}
 	return nil
 }
-
-// Image is the name under which a task finds what is in the node's registry as NAME:TAG.
-func (n *Node) Image(nameAndTag string) string { return n.Registry.Address() + "/" + nameAndTag }
 
 // URL is the server's HTTP address.
 func (n *Node) URL() string { return n.at.url() }
@@ -195,9 +192,6 @@ func (n *Node) SignalClient(sig syscall.Signal) error { return n.client.signal(s
 
 // KillServer kills the server with SIGKILL.
 func (n *Node) KillServer() error { return n.server.end(false) }
-
-// SignalServer sends a signal to the server.
-func (n *Node) SignalServer(sig syscall.Signal) error { return n.server.signal(sig) }
 
 // KillAll kills everything of the node's with SIGKILL, tasks included, as far as a machine that loses its power is like
 // that: mounts and cgroups stay.

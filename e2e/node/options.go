@@ -26,8 +26,11 @@ type Options struct {
 	// Driver and Device are more options for the plugins' config blocks, in HCL. In Device, AGENT stands for the
 	// client's HTTP address.
 	Driver, Device string
-	// Egress is the driver's egress block; "" disables it, because it would change this machine's own network.
+	// Egress is the driver's egress block; "" disables it, because it would change this machine's own network. Tests in
+	// a network of their own (package hostnet) have one.
 	Egress string
+	// Runsc offers gVisor to jobs, as the runtime "runsc".
+	Runsc bool
 	// Env is added to the environment of the client, and so of the plugins, as NAME=VALUE.
 	Env []string
 	// Log gets the last lines of the agents' logs when something goes wrong; nil means os.Stderr.
@@ -35,7 +38,7 @@ type Options struct {
 }
 
 // tools are the programs that a node is made of.
-type tools struct{ root, bin, nomad string }
+type tools struct{ root, bin, nomad, runsc string }
 
 func (o Options) find() (tools, error) {
 	root, err := moduleRoot()
@@ -53,11 +56,11 @@ func (o Options) find() (tools, error) {
 	if err != nil {
 		return t, fmt.Errorf("cannot find the programs: %w", err)
 	}
-	for _, dir := range []string{t.bin, filepath.Join(root, "bin"), ""} {
-		t.nomad, err = exec.LookPath(filepath.Join(dir, "nomad"))
-		if err == nil {
-			break
-		}
+	t.nomad, err = t.look("nomad")
+	if o.Runsc {
+		var runscErr error
+		t.runsc, runscErr = t.look("runsc")
+		err = errors.Join(err, runscErr)
 	}
 	for _, name := range programs() {
 		_, statErr := os.Stat(filepath.Join(t.bin, name)) //nolint:gosec // the path is the test's own
@@ -67,6 +70,19 @@ func (o Options) find() (tools, error) {
 		return t, fmt.Errorf("cannot find the programs: %w; run make build tools", err)
 	}
 	return t, nil
+}
+
+// look finds a program of others beside ours, where make leaves it, or on PATH.
+func (t tools) look(name string) (string, error) {
+	var err error
+	for _, dir := range []string{t.bin, os.Getenv("PANGAEA_BIN"), filepath.Join(t.root, "bin"), ""} {
+		var path string
+		path, err = exec.LookPath(filepath.Join(dir, name))
+		if err == nil {
+			return filepath.Abs(path)
+		}
+	}
+	return "", err
 }
 
 // programs are ours; the plugins are links to the first.

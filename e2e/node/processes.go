@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,8 +59,21 @@ func (n *Node) look(pid int) (Process, bool) {
 	p := Process{PID: pid, Args: strings.Split(strings.TrimSuffix(string(args), "\x00"), "\x00"), Cgroups: string(cgroups)}
 	ours := strings.HasPrefix(exe, n.Dir+"/") || strings.Contains(string(args), n.Dir+"/") ||
 		slices.Contains(strings.Split(string(environ), "\x00"), marker+n.Dir) ||
-		slices.ContainsFunc(n.known(), func(id string) bool { return strings.Contains(p.Cgroups, id) })
+		n.inCgroup(p)
 	return p, ours
+}
+
+// inCgroup tells whether a process is in a cgroup of the node's allocations, which are named ALLOCATION.TASK.
+func (n *Node) inCgroup(p Process) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	const length = 36 // of an allocation's ID
+	for name := range strings.FieldsFuncSeq(p.Cgroups, func(r rune) bool { return r == '/' || r == '\n' }) {
+		if len(name) >= length && n.allocs[name[:length]] {
+			return true
+		}
+	}
+	return false
 }
 
 // Find lists the pids of the node's processes that match.
@@ -111,8 +125,8 @@ func (n *Node) Tasks(alloc string) ([]int, error) {
 func (n *Node) know(alloc string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if alloc != "" && !slices.Contains(n.allocs, alloc) {
-		n.allocs = append(n.allocs, alloc)
+	if alloc != "" {
+		n.allocs[alloc] = true
 	}
 }
 
@@ -120,7 +134,7 @@ func (n *Node) know(alloc string) {
 func (n *Node) known() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return slices.Clone(n.allocs)
+	return slices.Collect(maps.Keys(n.allocs))
 }
 
 // killRest kills until nothing of the node's is left.

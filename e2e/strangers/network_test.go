@@ -9,6 +9,8 @@ import (
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
+
+	"pangaea/e2e/hostnet"
 )
 
 const reachJob = `
@@ -63,7 +65,7 @@ func TestRootBridgeOfStrangers(t *testing.T) {
 
 			port := a.AllocatedResources.Shared.Ports[0]
 			must.Eq(t, 8080, port.To)
-			conn, err := net.DialTimeout("tcp", net.JoinHostPort(hostAddress, strconv.Itoa(port.Value)), time.Minute)
+			conn, err := net.DialTimeout("tcp", net.JoinHostPort(hostnet.Address, strconv.Itoa(port.Value)), time.Minute)
 			must.NoError(t, err)
 			must.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
 			answer := make([]byte, 5)
