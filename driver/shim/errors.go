@@ -15,6 +15,9 @@ var errRuntimeDied error = &interrupted{errors.New("the runtime died")}
 // errAbandoned says that nobody knows of the task any more who could want it.
 var errAbandoned = errors.New("the supervisor died before the task started")
 
+// errRecorded says that another shim has seen the task's end, which stays as that one has told it.
+var errRecorded = errors.New("the task's end is recorded")
+
 // interrupted marks a failure that has its cause outside the task: somebody killed a process of its start.
 type interrupted struct{ err error }
 

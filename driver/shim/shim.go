@@ -94,6 +94,11 @@ func (s *shim) writeState() error {
 
 // adopt takes over a running task whose shim was killed.
 func (s *shim) adopt() error {
+	_, err := record.ReadExit(s.dir)
+	if err == nil {
+		// While this process waited for the lock.
+		return errRecorded
+	}
 	state, err := record.ReadState(s.dir)
 	if err != nil {
 		return err

@@ -196,6 +196,34 @@ func memoryLimit(bytes int64) *specs.LinuxMemory {
 
 func ptr[T any](v T) *T { return &v }
 
+// untilTold is a task that lives until it gets SIGTERM, on which it ends with a code. Its logs say "up" when it heeds that.
+func (b *bench) untilTold(code int) (Launch, *logs) {
+	b.t.Helper()
+	l := b.launch("/bin/sh", "-c", fmt.Sprintf("trap 'exit %d' TERM; echo up; while true; do sleep 0.05; done", code))
+	out := b.newFIFO(l.ID).read(b.t)
+	l.Stdout = out.path
+	return l, out
+}
+
+// up waits until such a task can be told.
+func (l *logs) up(t testing.TB) {
+	t.Helper()
+	eventually(t, "the trap is set", func() bool { return l.String() == "up\n" })
+}
+
+// refused says why a program can't run. On a machine where that takes long the task counts as started before it is known.
+func (b *bench) refused(l Launch) error {
+	b.t.Helper()
+	task, err := b.sup.Start(b.t.Context(), l)
+	if err != nil {
+		return err
+	}
+	exit := b.wait(task)
+	must.NoError(b.t, task.Destroy(b.t.Context()))
+	must.Eq(b.t, codeNotExecuted, exit.Code)
+	return errors.New(exit.Error)
+}
+
 // start starts a task and destroys it when the test ends.
 func (b *bench) start(l Launch) *Task {
 	b.t.Helper()
@@ -230,7 +258,7 @@ func (b *bench) witnessed(code int, got Exit) {
 
 func (b *bench) wait(task *Task) Exit {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(b.t.Context(), patience)
 	defer cancel()
 	exit, err := task.Wait(ctx)
 	must.NoError(b.t, err)
@@ -243,7 +271,9 @@ type logs struct {
 	file *os.File
 	mu   sync.Mutex
 	text bytes.Buffer
-	end  chan struct{}
+	// gap is the longest time between two of its reads.
+	gap time.Duration
+	end chan struct{}
 }
 
 // newFIFO makes a log FIFO that nobody reads yet, where Nomad would make it.
@@ -265,11 +295,15 @@ func (l *logs) read(t testing.TB) *logs {
 	go func() {
 		defer close(l.end)
 		buffer := make([]byte, 64<<10)
+		last := time.Now()
 		for {
 			n, err := l.file.Read(buffer)
+			now := time.Now()
 			l.mu.Lock()
 			l.text.Write(buffer[:n])
+			l.gap = max(l.gap, now.Sub(last))
 			l.mu.Unlock()
+			last = now
 			if errors.Is(err, io.EOF) {
 				// Also when there has been no writer yet.
 				_, err = os.Stat(l.path)
@@ -295,10 +329,19 @@ func (l *logs) String() string {
 	return l.text.String()
 }
 
+func (l *logs) longestGap() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.gap
+}
+
+// patience is how long a test waits for what is sure to come, on however slow a machine.
+const patience = 3 * time.Minute
+
 // eventually fails the test if a condition does not come about.
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if holds() {
 			return
 		}
@@ -363,12 +406,12 @@ func removeParents() {
 func (l leftovers) compare(t testing.TB, root string) {
 	t.Helper()
 	var now leftovers
-	for range 200 {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		now = look(t, root)
-		if len(now.processes) <= len(l.processes) && len(now.fds) <= len(l.fds) {
+		// What was killed takes its time to go.
+		if len(now.processes) <= len(l.processes) && len(now.fds) <= len(l.fds) || time.Now().After(deadline) {
 			break
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	must.LessEq(t, len(l.processes), len(now.processes), must.Sprintf("processes are left: %v", now.processes))
 	must.LessEq(t, len(l.cgroups), len(now.cgroups), must.Sprintf("cgroups are left: %v", now.cgroups))

@@ -3,7 +3,6 @@ package supervisor
 import (
 	"bytes"
 	"testing"
-	"time"
 
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
@@ -27,7 +26,7 @@ func TestRootOCIRuntime(t *testing.T) {
 	must.Eq(t, 4, code)
 	must.Eq(t, "in\n", inside.String())
 	must.NoError(t, unix.Kill(b.state(l).ShimPid, unix.SIGKILL))
-	must.NoError(t, task.Stop(t.Context(), unix.SIGTERM, 10*time.Second))
+	must.NoError(t, task.Stop(t.Context(), unix.SIGTERM, patience))
 	b.witnessed(3, b.wait(task))
 
 	_, err = b.sup.Start(t.Context(), b.launch("/bin/nosuch"))

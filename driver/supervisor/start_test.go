@@ -10,6 +10,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/record"
 )
 
 func TestRootExit(t *testing.T) {
@@ -63,8 +65,7 @@ func TestRootStartErrors(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := b.sup.Start(t.Context(), b.launch(tc.args...))
-			must.ErrorContains(t, err, tc.want)
+			must.ErrorContains(t, b.on(t).refused(b.launch(tc.args...)), tc.want)
 		})
 	}
 }
@@ -91,7 +92,8 @@ func terminalName() string {
 // A terminal hangs up with its shim, but the task's end is known all the same.
 func TestRootTerminalShimKilled(t *testing.T) {
 	b := newBench(t)
-	l := b.launch("/bin/sh", "-c", "trap '' HUP; tty; stty -echo; echo on it >/dev/tty; sleep 1; echo more 2>/dev/null; exit 9")
+	l := b.launch("/bin/sh", "-c", `trap '' HUP; trap end=1 USR1; tty; stty -echo; echo on it >/dev/tty
+		while [ -z "$end" ]; do sleep 0.05; done; echo more 2>/dev/null; exit 9`)
 	l.Spec.Process.Terminal = true
 	// As in the driver's sandboxes: runsc makes the terminal from within the task's cgroup.
 	for _, node := range []struct{ major, minor *int64 }{{ptr(int64(5)), ptr(int64(2))}, {ptr(int64(136)), nil}} {
@@ -102,7 +104,10 @@ func TestRootTerminalShimKilled(t *testing.T) {
 	l.Stdout, l.Stderr = out.path, errs.path
 	task := b.start(l)
 	eventually(t, "the terminal is told", func() bool { return out.String() == terminalName()+"on it\r\n" })
-	must.NoError(t, unix.Kill(b.state(l).ShimPid, unix.SIGKILL))
+	first := b.state(l)
+	must.NoError(t, unix.Kill(first.ShimPid, unix.SIGKILL))
+	eventually(t, "the terminal has hung up", func() bool { return !record.Alive(first.ShimPid, first.ShimStartTime) })
+	must.NoError(t, task.Signal(unix.SIGUSR1))
 	must.Eq(t, 9, b.wait(task).Code)
 	must.Eq(t, "", errs.String())
 }
@@ -116,7 +121,7 @@ func TestRootSignalAndStop(t *testing.T) {
 		timeout time.Duration
 		want    Exit
 	}{
-		{"handled", unix.SIGTERM, 10 * time.Second, Exit{Code: 7}},
+		{"handled", unix.SIGTERM, patience, Exit{Code: 7}},
 		{"ignored, then killed", unix.SIGINT, 200 * time.Millisecond, Exit{Code: 137, Signal: 9}},
 		{"at once", unix.SIGINT, 0, Exit{Code: 137, Signal: 9}},
 	}

@@ -21,14 +21,13 @@ func TestRootStuckShim(t *testing.T) {
 	b := newBench(t)
 	t.Run("that runs a task", func(t *testing.T) {
 		b := b.on(t)
-		l := b.launch("/bin/sh", "-c", "trap 'exit 4' TERM; while true; do sleep 0.05; done")
-		out := b.newFIFO("stuck").read(t)
-		l.Stdout = out.path
-		l.Spec.Process.Args[2] = "trap 'exit 4' TERM; echo up; while true; do sleep 0.05; done"
+		l, out := b.untilTold(4)
 		task := b.start(l)
-		eventually(t, "the trap is set", func() bool { return out.String() == "up\n" })
+		out.up(t)
 		must.NoError(t, unix.Kill(b.state(l).ShimPid, unix.SIGSTOP))
-		must.NoError(t, task.Stop(t.Context(), unix.SIGTERM, 3*time.Second))
+		must.NoError(t, task.Signal(unix.SIGTERM))
+		eventually(t, "the task has ended", func() bool { return !record.Alive(task.Pid(), b.state(l).StartTime) })
+		must.NoError(t, task.Stop(t.Context(), unix.SIGTERM, time.Second))
 		got := b.wait(task)
 		b.witnessed(4, Exit{Code: got.Code, Unknown: got.Unknown, At: got.At})
 	})
@@ -53,7 +52,7 @@ func TestRootStuckShim(t *testing.T) {
 		_ = cmd.Wait()
 		_, err := b.sup.Recover(l.Dir)
 		must.ErrorIs(t, err, ErrGone)
-		must.SliceEmpty(t, processesOf(l.Dir))
+		eventually(t, "the start has no process left", func() bool { return len(processesOf(l.Dir)) == 0 })
 	})
 }
 
@@ -119,7 +118,7 @@ func TestRootLogHasNoEndBetweenShims(t *testing.T) {
 func TestRootStartTellsInterruption(t *testing.T) {
 	ownOnly(t, "a script of ours stands in for the runtime")
 	b := newBench(t)
-	_, err := b.sup.Start(t.Context(), b.launch("/bin/garbage"))
+	err := b.refused(b.launch("/bin/garbage"))
 	must.Error(t, err)
 	must.False(t, errors.Is(err, ErrInterrupted))
 	script := filepath.Join(b.root, "dies")

@@ -118,6 +118,10 @@ func (t *Task) adopt() *shimProcess {
 		return shim
 	}
 	shim.end()
+	_, readErr := record.ReadExit(t.dir)
+	if readErr == nil {
+		return nil
+	}
 	// Another Task of the same directory may have been quicker; then its shim is ours too.
 	state, readErr := record.ReadState(t.dir)
 	if readErr == nil {
