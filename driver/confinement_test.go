@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -177,10 +176,10 @@ func TestRootAppArmor(t *testing.T) {
 	// What is run beside the task is under its profile; what comes from outside reaches it.
 	cfg := w.task(t, sh("trap 'echo asked; exit 3' TERM; while :; do sleep 0.1; done"))
 	w.start(t, cfg)
-	result, err := w.harness.ExecTask(cfg.ID, []string{"/bin/sh", "-c", profile}, 20*time.Second)
+	result, err := w.harness.ExecTask(cfg.ID, []string{"/bin/sh", "-c", profile}, patience)
 	must.NoError(t, err)
 	must.Eq(t, "pangaea-task (enforce)\n", string(result.Stdout))
-	must.NoError(t, w.harness.StopTask(cfg.ID, 20*time.Second, "SIGTERM"))
+	must.NoError(t, w.harness.StopTask(cfg.ID, patience, "SIGTERM"))
 	must.Eq(t, 3, w.wait(t, cfg.ID).ExitCode)
 
 	unload("profile pangaea-task { }")

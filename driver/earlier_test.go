@@ -54,7 +54,7 @@ func TestBeginNotesEarlierStarts(t *testing.T) {
 // A client that was killed starts a task anew, under another ID, that its plugin has started already.
 func TestRootNeverTwoInOnePlugin(t *testing.T) {
 	w := newWorld(t, nil)
-	cfg := w.task(t, sh("sleep 60"))
+	cfg := w.task(t, sh("sleep 600"))
 	_, _, err := w.harness.StartTask(cfg)
 	must.NoError(t, err)
 	first, ok := w.driver.task(cfg.ID)
@@ -85,7 +85,7 @@ func TestRootStartAgain(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			cfg := w.task(t, sh("sleep 60"))
+			cfg := w.task(t, sh("sleep 600"))
 			c.left(cfg)
 			w.restart(w.t)
 			w.start(t, cfg)
@@ -103,7 +103,7 @@ func TestRootKilledInStart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			script := t.TempDir() + "/runtime"
 			// The driver itself asks another runtime than its own for its version, and has it remove what it left.
-			text := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in\n--version) echo %s version 99.0.0-20991231.0;;\n*' delete '*) ;;\n*) kill -9 %s; exec sleep 60;;\nesac\n",
+			text := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in\n--version) echo %s version 99.0.0-20991231.0;;\n*' delete '*) ;;\n*) kill -9 %s; exec sleep 600;;\nesac\n",
 				os.Getenv(runtimeEnv), victim)
 			must.NoError(t, os.WriteFile(script, []byte(text), 0o755))
 			w := newWorld(t, func(c *Config) {

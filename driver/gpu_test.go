@@ -95,7 +95,7 @@ func TestRootGPUCgroup(t *testing.T) {
 	}
 	root, gpus := gpuHost.root, gpuHost.gpus
 	w := newWorld(t, func(c *Config) { c.DriverRoot = root })
-	cfg := w.task(t, sh("sleep 60"))
+	cfg := w.task(t, sh("sleep 600"))
 	grant(cfg, gpus[1].UUID)
 	w.start(t, cfg)
 	group := filepath.Join("/sys/fs/cgroup/devices", w.parent, cfg.AllocID+".web")

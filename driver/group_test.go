@@ -2,7 +2,6 @@ package driver
 
 import (
 	"testing"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -22,18 +21,20 @@ func TestRootPolicedGroup(t *testing.T) {
 			c.DefaultRuntime, c.Egress.PoliceNamespaces = ownRuntime, []string{"pool-*"}
 			c.Runtimes["shared"] = OtherRuntime{Kind: kindRunsc, Path: c.Runtimes["gvisor"].Path, AllowHostStack: true}
 		})
-		everywhere := fetch() + "fetch 8.8.8.8 192.168.1.1 169.254.169.254"
+		const everywhere = "fetch 8.8.8.8 192.168.1.1 169.254.169.254"
+		everything := fetch("8.8.8.8", "192.168.1.1", "169.254.169.254") + everywhere
+		internetOnly := fetch("8.8.8.8") + everywhere
 		open := "hello from 8.8.8.8:8080\nhello from 192.168.1.1:8080\nhello from 169.254.169.254:8080\n"
 		policed := "hello from 8.8.8.8:8080\nno 192.168.1.1\nno 169.254.169.254\n"
-		cases := []struct{ name, namespace, runtime, want string }{
-			{"another namespace", "default", "", open},
-			{"policed", "pool-1", "", policed},
-			{"policed, gVisor on the host's stack", "pool-1", "shared", policed},
+		cases := []struct{ name, namespace, runtime, script, want string }{
+			{"another namespace", "default", "", everything, open},
+			{"policed", "pool-1", "", internetOnly, policed},
+			{"policed, gVisor on the host's stack", "pool-1", "shared", internetOnly, policed},
 		}
 		for _, c := range cases {
 			t.Run(c.name, func(t *testing.T) {
 				group := newGroup(t)
-				job := sh(everywhere)
+				job := sh(c.script)
 				job.Runtime = c.runtime
 				w.run(t, job, func(cfg *drivers.TaskConfig) { group.join(roomy(cfg)).Namespace = c.namespace }, c.want)
 			})
@@ -62,7 +63,7 @@ func TestRootPolicedGroup(t *testing.T) {
 			})
 			w.restart(t)
 			must.NoError(t, w.driver.RecoverTask(handle))
-			result, err := w.driver.ExecTask(cfg.ID, []string{"/bin/sh", "-c", everywhere}, 20*time.Second)
+			result, err := w.driver.ExecTask(cfg.ID, []string{"/bin/sh", "-c", internetOnly}, patience)
 			must.NoError(t, err)
 			must.Eq(t, policed, string(result.Stdout))
 		})

@@ -208,9 +208,10 @@ func (w *world) makeCpuset(t testing.TB) {
 	})
 }
 
+// removeCgroup waits for the processes in it that are about to go.
 func removeCgroup(dir string) error {
 	err := unix.Rmdir(dir)
-	for n := 0; err == unix.EBUSY && n < 100; n++ {
+	for deadline := time.Now().Add(time.Minute); err == unix.EBUSY && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
 		err = unix.Rmdir(dir)
 	}
@@ -282,7 +283,7 @@ func (w *world) plugin() drivers.DriverPlugin {
 // wait is how the task ended.
 func (w *world) wait(t testing.TB, id string) *drivers.ExitResult {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	ch, err := w.plugin().WaitTask(ctx, id)
 	must.NoError(t, err)
@@ -314,12 +315,87 @@ func (w *world) run(t testing.TB, job JobConfig, change func(*drivers.TaskConfig
 // says waits until the task's output is as wanted: it reaches the file some time after the task has ended.
 func (w *world) says(t testing.TB, cfg *drivers.TaskConfig, want string) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if w.output(cfg) == want {
 			return
 		}
 	}
 	must.Eq(t, want, w.output(cfg))
+}
+
+// patience is how long a test waits for what is sure to come, on however slow a machine.
+const patience = 3 * time.Minute
+
+// eventually fails the test if a condition does not come about.
+func eventually(t testing.TB, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if is() {
+			return
+		}
+	}
+	t.Fatal("it never was so")
+}
+
+// taskEvents are the events of tasks that Nomad's client would show.
+type taskEvents struct {
+	mu  sync.Mutex
+	all []*drivers.TaskEvent
+}
+
+// events gathers the driver's events at once, as Nomad does: one that nobody takes for two seconds is lost.
+func (w *world) events(t testing.TB) *taskEvents {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	ch, err := w.driver.TaskEvents(ctx)
+	must.NoError(t, err)
+	e := &taskEvents{}
+	go func() {
+		for {
+			select {
+			case event, ok := <-ch:
+				if !ok {
+					return
+				}
+				e.mu.Lock()
+				e.all = append(e.all, event)
+				e.mu.Unlock()
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return e
+}
+
+// await is the first event of a task that says something.
+func (e *taskEvents) await(t testing.TB, id, text string) string {
+	t.Helper()
+	message := ""
+	eventually(t, func() bool {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		for _, event := range e.all {
+			if event.TaskID == id && strings.Contains(event.Message, text) {
+				message = event.Message
+				return true
+			}
+		}
+		return false
+	})
+	return message
+}
+
+// String is all that has been told so far, with whatever else an event carries.
+func (e *taskEvents) String() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var b strings.Builder
+	for _, event := range e.all {
+		fmt.Fprintf(&b, "%+v\n", event)
+	}
+	return b.String()
 }
 
 func (w *world) output(cfg *drivers.TaskConfig) string {

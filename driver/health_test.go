@@ -11,7 +11,6 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
 
@@ -149,13 +148,13 @@ func TestRootHealth(t *testing.T) {
 	events := w.events(t)
 	handle := w.start(t, cfg)
 	w.start(t, off)
-	must.Eq(t, "healthy", events.next(t, cfg.ID))
+	must.Eq(t, "healthy", events.await(t, cfg.ID, "healthy"))
 
 	w.restart(t)
 	events = w.events(t)
 	must.NoError(t, os.Remove(file))
 	must.NoError(t, w.harness.RecoverTask(handle))
-	must.StrContains(t, events.next(t, cfg.ID), "unhealthy: exit 1: alice cat: can't open '/local/state'")
+	must.StrContains(t, events.await(t, cfg.ID, "healthy"), "unhealthy: exit 1: alice cat: can't open '/local/state'")
 	status, err := w.harness.InspectTask(cfg.ID)
 	must.NoError(t, err)
 	must.Eq(t, "unhealthy", status.DriverAttributes["health"])
@@ -175,21 +174,21 @@ func TestRootEnds(t *testing.T) {
 	hungry := w.task(t, sh("exec dd if=/dev/zero of=/dev/null bs=200M count=1"))
 	w.start(t, hungry)
 	must.True(t, w.wait(t, hungry.ID).OOMKilled)
-	must.StrContains(t, events.next(t, hungry.ID), fmt.Sprintf("for want of memory: its limit is %d MiB", memoryMB()))
+	events.await(t, hungry.ID, fmt.Sprintf("for want of memory: its limit is %d MiB", memoryMB()))
 
-	job := sh("for i in $(seq 300); do sleep 9 & done 2>/dev/null")
+	job := sh("for i in $(seq 300); do sleep 600 & done 2>/dev/null")
 	job.PidsLimit = byKernel[int64](20, 150)
 	crowded := w.task(t, job)
 	w.start(t, crowded)
 	must.Eq(t, 2, w.wait(t, crowded.ID).ExitCode)
-	must.StrContains(t, events.next(t, crowded.ID), "raise pids_limit")
+	events.await(t, crowded.ID, "raise pids_limit")
 
 	broken := w.task(t, JobConfig{Command: "/local/broken", Lease: JobLease{File: "lease", TTL: "1h"}})
 	must.NoError(t, os.WriteFile(filepath.Join(broken.TaskDir().LocalDir, "broken"), []byte("\x7fELFnot really"), 0o755))
 	w.start(t, broken)
 	must.NoError(t, os.WriteFile(filepath.Join(broken.TaskDir().Dir, "lease"), []byte("1"), 0o600))
 	must.Eq(t, 126, w.wait(t, broken.ID).ExitCode)
-	must.StrContains(t, events.next(t, broken.ID), "never ran: "+byKernel("the kernel refused to execute the program", "the runtime failed: "))
+	events.await(t, broken.ID, "never ran: "+byKernel("the kernel refused to execute the program", "the runtime failed: "))
 
 	lost := w.task(t, sh("sleep 600"))
 	handle := w.start(t, lost)
@@ -210,34 +209,5 @@ func TestRootEnds(t *testing.T) {
 	result := w.wait(t, lost.ID)
 	must.ErrorContains(t, result.Err, "could not be learned")
 	must.Eq(t, 1, result.ExitCode, must.Sprint("an unknown end is no success"))
-	must.StrContains(t, events.next(t, lost.ID), "its exit code is unknown")
-}
-
-// eventStream is what Nomad's client would show of tasks.
-type eventStream <-chan *drivers.TaskEvent
-
-func (w *world) events(t testing.TB) eventStream {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	t.Cleanup(cancel)
-	ch, err := w.driver.TaskEvents(ctx)
-	must.NoError(t, err)
-	return ch
-}
-
-// next is the next event of a task.
-func (e eventStream) next(t testing.TB, id string) string {
-	t.Helper()
-	deadline := time.After(30 * time.Second)
-	for {
-		select {
-		case event, ok := <-e:
-			must.True(t, ok, must.Sprint("the events have ended"))
-			if event.TaskID == id {
-				return event.Message
-			}
-		case <-deadline:
-			t.Fatal("no event has come")
-		}
-	}
+	events.await(t, lost.ID, "its exit code is unknown")
 }

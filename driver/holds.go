@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	// holdPatience is how long a start waits for a GPU that was granted to it and that another task still has.
-	holdPatience = 3 * time.Second
-	holdPause    = 100 * time.Millisecond
+	// holdTries is how often, and holdPause how far apart, a start looks again at a GPU that was granted to it and that
+	// another task still has.
+	holdTries = 30
+	holdPause = 100 * time.Millisecond
 )
 
 func holdOf(cfg *drivers.TaskConfig, grants []gpu.Grant, dir string) hold.Hold {
@@ -32,7 +33,7 @@ func (s *startup) takeHolds() error {
 	s.undone("cannot give back the task's GPUs", func() error { s.holds.Release(s.dir); return nil })
 	h := holdOf(s.cfg, s.grants, s.dir)
 	err := s.holds.Take(h, s.conf.AllowCrossNamespaceGPUs)
-	for deadline := time.Now().Add(holdPatience); errors.Is(err, hold.ErrTaken) && s.ctx.Err() == nil && time.Now().Before(deadline); {
+	for n := 0; n < holdTries && errors.Is(err, hold.ErrTaken) && s.ctx.Err() == nil; n++ {
 		// It may be a task of which only the sweep knows that it is dead, or whose shim is just about to go.
 		time.Sleep(holdPause)
 		_ = s.d.sweepTasks(s.tools, false)

@@ -26,7 +26,7 @@ func TestRootSharedGPU(t *testing.T) {
 	root, uuid, other := gpuHost.root, gpuHost.gpus[1].UUID, gpuHost.gpus[2].UUID
 	w := newWorld(t, func(c *Config) { c.DriverRoot = root })
 	start := func(t *testing.T, namespace, uuid, number string) (*drivers.TaskConfig, *drivers.TaskHandle, error) {
-		cfg := w.prepare(t, sh("sleep 60"), false)
+		cfg := w.prepare(t, sh("sleep 600"), false)
 		share(cfg, namespace, uuid, number)
 		h, _, err := w.plugin().StartTask(cfg)
 		return cfg, h, err

@@ -74,7 +74,7 @@ func migInNamespace(t *testing.T) {
 	w.run(t, look, func(c *drivers.TaskConfig) { grant(c, own) },
 		"nvidia-caps\nnvidia-caps/nvidia-cap75\nnvidia-caps/nvidia-cap76\nnvidia-uvm\nnvidia-uvm-tools\nnvidia1\nnvidiactl\n"+own+"\n")
 
-	cfg := w.task(t, sh("sleep 60"))
+	cfg := w.task(t, sh("sleep 600"))
 	grant(cfg, own)
 	w.start(t, cfg)
 	group := filepath.Join("/sys/fs/cgroup/devices", w.parent, cfg.AllocID+".web")

@@ -63,7 +63,7 @@ func TestRootOptions(t *testing.T) {
 // nothing of that.
 func TestRootOOMScoreAdj(t *testing.T) {
 	w := newWorld(t, nil)
-	job := sh("cat /proc/self/oom_score_adj; sleep 60")
+	job := sh("cat /proc/self/oom_score_adj; sleep 600")
 	job.OOMScoreAdj = 900
 	cfg := w.task(t, job)
 	w.start(t, cfg)

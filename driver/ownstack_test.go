@@ -84,8 +84,8 @@ func (c *cable) join(cfg *drivers.TaskConfig) *drivers.TaskConfig {
 func (c *cable) answers(want string) {
 	c.t.Helper()
 	said := ""
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		out, _ := exec.Command("ip", "netns", "exec", c.neighbour, "busybox", "nc", "-w", "2", "172.26.80.5", "80").Output()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		out, _ := exec.Command("ip", "netns", "exec", c.neighbour, "busybox", "nc", "-w", "10", "172.26.80.5", "80").Output()
 		said = string(out)
 		if said == want {
 			return
@@ -155,7 +155,7 @@ func TestRootHostStack(t *testing.T) {
 	w.start(t, c.join(roomy(w.task(t, job))))
 	c.answers("shared\n")
 	must.True(t, c.has())
-	w.start(t, c.join(w.task(t, sh("sleep 60"))))
+	w.start(t, c.join(w.task(t, sh("sleep 600"))))
 }
 
 // The way out of a task without a group network is walled on the host's side as well: a stack that sends its packets
@@ -164,7 +164,7 @@ func TestRootOwnStackUplink(t *testing.T) {
 	onHost(t, func(t *testing.T) {
 		internet(t)
 		w := withGVisor(t, online)
-		job := sh(strings.ReplaceAll(fetch(), "-w 20", "-w 5") + "fetch 8.8.8.8 192.168.1.1 192.168.1.2 169.254.169.254")
+		job := sh(fetch("8.8.8.8") + "fetch 8.8.8.8 192.168.1.1 192.168.1.2 169.254.169.254")
 		job.Runtime = "gvisor"
 		w.run(t, job, func(c *drivers.TaskConfig) { roomy(c) },
 			"hello from 8.8.8.8:8080\nno 192.168.1.1\nno 192.168.1.2\nno 169.254.169.254\n")

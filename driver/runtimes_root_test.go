@@ -2,7 +2,6 @@ package driver
 
 import (
 	"testing"
-	"time"
 
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
@@ -26,9 +25,7 @@ func TestRootRuntimeDemanded(t *testing.T) {
 		w.wait(t, cfg.ID)
 		status, err := w.driver.InspectTask(cfg.ID)
 		must.NoError(t, err)
-		for n := 0; n < 250 && w.output(cfg) == ""; n++ {
-			time.Sleep(20 * time.Millisecond)
-		}
+		eventually(t, func() bool { return w.output(cfg) != "" })
 		return status.DriverAttributes["runtime"] + " " + w.output(cfg)
 	}
 	must.Eq(t, "runc "+release+"\n", kernel("default", ""))

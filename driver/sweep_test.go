@@ -108,7 +108,7 @@ func TestSweepKeepsAwayFromStarts(t *testing.T) {
 
 func TestRootSweep(t *testing.T) {
 	w := newWorld(t, nil)
-	ended, running, gone := w.task(t, sh("exit 1")), w.task(t, sh("sleep 60")), w.task(t, sh("sleep 60"))
+	ended, running, gone := w.task(t, sh("exit 1")), w.task(t, sh("sleep 600")), w.task(t, sh("sleep 600"))
 	for _, cfg := range []*drivers.TaskConfig{ended, running, gone} {
 		w.start(t, cfg)
 	}
