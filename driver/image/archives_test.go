@@ -40,7 +40,7 @@ func (z zstdLayer) Digest() (v1.Hash, error) {
 
 // waitFor polls for a state that another goroutine reaches in its own time.
 func waitFor(f func() bool) *wait.Constraint {
-	return wait.InitialSuccess(wait.BoolFunc(f), wait.Timeout(10*time.Second), wait.Gap(time.Millisecond))
+	return wait.InitialSuccess(wait.BoolFunc(f), wait.Timeout(patience), wait.Gap(time.Millisecond))
 }
 
 // writeArchives puts one image into dir in each local form.

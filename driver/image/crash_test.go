@@ -73,9 +73,11 @@ func TestRootStoreSurvivesKill(t *testing.T) {
 		}
 		must.NoError(t, s.Close())
 	}
-	loops, err := exec.Command("losetup", "-l", "-n", "-O", "BACK-FILE").Output()
-	must.NoError(t, err)
-	must.StrNotContains(t, string(loops), dir)
+	must.Wait(t, waitFor(func() bool { // a loop device goes with its last user
+		loops, err := exec.Command("losetup", "-l", "-n", "-O", "BACK-FILE").Output()
+		must.NoError(t, err)
+		return !strings.Contains(string(loops), dir)
+	}))
 }
 
 func killAfter(t *testing.T, ref, dir string, d time.Duration) {

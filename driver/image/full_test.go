@@ -172,6 +172,7 @@ func TestRootMountOnAFullDisk(t *testing.T) {
 	}
 	must.ErrorIs(t, err, unix.ENOSPC)
 	request := MountRequest{ID: "m", Image: app}
+	must.NoError(t, os.Chtimes(s.path("images", hexOf(old.Digest)), time.Now(), time.Now()), must.Sprint("it was used just now"))
 	_, err = s.Mount(t.Context(), request)
 	must.ErrorIs(t, err, unix.ENOSPC)
 	must.ErrorContains(t, err, "after 0 unused images")

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/shoenig/test/must"
@@ -24,7 +23,7 @@ func pulledImage(t *testing.T) (*Store, *Image) {
 	h := serve(t, nil)
 	ref := h.push(t, "app:v1", simple(t))
 	s := open(t, Options{}, h)
-	img, err := s.Pull(within(t, time.Minute), PullRequest{Ref: ref})
+	img, err := s.Pull(within(t, patience), PullRequest{Ref: ref})
 	must.NoError(t, err)
 	return s, img
 }
@@ -240,7 +239,7 @@ func TestRootMountOfManyLayers(t *testing.T) {
 	h := serve(t, nil)
 	ref := h.push(t, "app:many", imageOf(t, v1.Config{}, layers...))
 	s := open(t, Options{}, h)
-	img, err := s.Pull(within(t, time.Minute), PullRequest{Ref: ref})
+	img, err := s.Pull(within(t, patience), PullRequest{Ref: ref})
 	must.NoError(t, err)
 	root, err := s.Mount(t.Context(), request("m", img))
 	must.NoError(t, err)

@@ -137,7 +137,7 @@ func TestRootPullResumesAfterKill(t *testing.T) {
 	cmd.Env = append(os.Environ(), "PANGAEA_TEST_REF="+ref, "PANGAEA_TEST_STORE="+dir)
 	must.NoError(t, cmd.Start())
 	must.Wait(t, wait.InitialSuccess(wait.BoolFunc(func() bool { return first(dir+"/images/partial") >= bigSize/2-1<<20 }),
-		wait.Timeout(time.Minute), wait.Gap(5*time.Millisecond)))
+		wait.Timeout(patience), wait.Gap(5*time.Millisecond)))
 	must.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	s := openAt(t, dir, Options{}, h)
@@ -145,7 +145,7 @@ func TestRootPullResumesAfterKill(t *testing.T) {
 	had := int(kept(t, s)[0])
 	f.begins()
 	f.release()
-	img, err := s.Pull(within(t, 30*time.Second), PullRequest{Ref: ref})
+	img, err := s.Pull(within(t, patience), PullRequest{Ref: ref})
 	must.NoError(t, err)
 	checkBig(t, s, img)
 	must.Eq(t, []int{0, had}, f.begins()) // the config, and the rest of the layer
@@ -172,8 +172,8 @@ func TestRootKeptDownloads(t *testing.T) {
 			f := newFaucet(bigSize / 2)
 			h := serve(t, f.wrap)
 			ref := h.push(t, "app:v1", fixed(t))
-			s := open(t, Options{StallTimeout: time.Minute}, h)
-			ctx := within(t, 60*time.Second)
+			s := open(t, Options{StallTimeout: patience}, h)
+			ctx := within(t, patience)
 			// A cancelled pull keeps what it has.
 			cut, cancel := contextWhen(t, ctx, func() bool { return first(s.path("partial")) > bigSize/4 })
 			defer cancel()

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"testing"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/random"
@@ -40,7 +39,7 @@ func TestRootPullRefusesHostileImages(t *testing.T) {
 			h := serve(t, nil)
 			ref := h.push(t, "app:v1", imageOf(t, tc.config, tc.layers...))
 			s := open(t, Options{}, h)
-			img, err := s.Pull(within(t, time.Minute), PullRequest{Ref: ref})
+			img, err := s.Pull(within(t, patience), PullRequest{Ref: ref})
 			if tc.words == "" {
 				must.NoError(t, err)
 				_, err = s.Mount(t.Context(), MountRequest{ID: "t", Image: img, HostUID: base, HostGID: base, IDCount: 65536})
@@ -91,8 +90,8 @@ func TestRootPullRefusesHostileManifests(t *testing.T) {
 				_, _ = w.Write(tc.body)
 			}))
 			ref := h.push(t, "app:v1", img)
-			s := open(t, Options{StallTimeout: time.Second}, h)
-			_, err := s.Pull(within(t, 20*time.Second), PullRequest{Ref: ref})
+			s := open(t, Options{}, h)
+			_, err := s.Pull(within(t, patience), PullRequest{Ref: ref})
 			must.ErrorContains(t, err, tc.words)
 			assertNothingHalfMade(t, s)
 		})

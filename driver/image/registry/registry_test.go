@@ -153,6 +153,7 @@ func TestLocalRegistryOverHTTPS(t *testing.T) {
 		t.Cleanup(srv.Close)
 		err := open(t, srv.Listener.Addr().String(), func(tr *http.Transport) {
 			tr.TLSClientConfig = srv.Client().Transport.(*http.Transport).TLSClientConfig
+			tr.TLSHandshakeTimeout = time.Minute
 		})
 		must.ErrorContains(t, err, "HTTP 502")
 		must.False(t, IsFatal(err))
@@ -275,9 +276,10 @@ func TestBlobGivesUpWithoutProgress(t *testing.T) {
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
 	})
-	c := client(t, Options{Insecure: []string{addr}, Stall: 30 * time.Millisecond})
+	c := client(t, Options{Insecure: []string{addr}})
 	repo, _, err := c.Open(t.Context(), c.mustParse(t, addr+"/a:b"), Credentials{})
 	must.NoError(t, err)
+	repo.stall = 250 * time.Millisecond // from here on
 	r, err := repo.Blob(t.Context(), digestOf("x"), 10)
 	must.NoError(t, err)
 	got, err := io.ReadAll(r)
