@@ -51,7 +51,9 @@ func classify(err error) error {
 		return fmt.Errorf("%w: %w", ErrCertificate, brief{ce})
 	case errors.Is(err, ErrPlainHTTP):
 		return ErrPlainHTTP
-	case errors.As(err, &ne) && ne.Timeout():
+	case errors.As(err, &ne) && ne.Timeout(), errors.Is(err, context.DeadlineExceeded):
+		// The latter where the library has two errors, of which only the first is looked at above: what the registry
+		// answered over TLS, which it may not speak, is not the reason.
 		return ErrStalled
 	case !errors.As(err, &te):
 		return brief{scrub(err)}

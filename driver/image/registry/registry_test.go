@@ -291,6 +291,14 @@ func TestBlobGivesUpWithoutProgress(t *testing.T) {
 	must.Between(t, 2, asked.Load(), 1+maxResumes)
 }
 
+// TestOpenGivesUpWithoutAnswer has a registry that speaks plain HTTP be silent: that it speaks no TLS is not the reason.
+func TestOpenGivesUpWithoutAnswer(t *testing.T) {
+	addr := start(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	c := client(t, Options{Insecure: []string{addr}, Stall: 30 * time.Millisecond})
+	_, _, err := c.Open(t.Context(), c.mustParse(t, addr+"/a:b"), Credentials{})
+	must.ErrorIs(t, err, ErrStalled)
+}
+
 func TestBlobCloseEndsARead(t *testing.T) {
 	addr := start(t, func(w http.ResponseWriter, r *http.Request) {
 		if !strings.Contains(r.URL.Path, "/blobs/") {
