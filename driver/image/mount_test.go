@@ -23,7 +23,7 @@ func pulledImage(t *testing.T) (*Store, *Image) {
 	h := serve(t, nil)
 	ref := h.push(t, "app:v1", simple(t))
 	s := open(t, Options{}, h)
-	img, err := s.Pull(within(t, patience), PullRequest{Ref: ref})
+	img, err := s.Pull(within(t), PullRequest{Ref: ref})
 	must.NoError(t, err)
 	return s, img
 }
@@ -239,7 +239,7 @@ func TestRootMountOfManyLayers(t *testing.T) {
 	h := serve(t, nil)
 	ref := h.push(t, "app:many", imageOf(t, v1.Config{}, layers...))
 	s := open(t, Options{}, h)
-	img, err := s.Pull(within(t, patience), PullRequest{Ref: ref})
+	img, err := s.Pull(within(t), PullRequest{Ref: ref})
 	must.NoError(t, err)
 	root, err := s.Mount(t.Context(), request("m", img))
 	must.NoError(t, err)

@@ -145,7 +145,7 @@ func TestRootPullResumesAfterKill(t *testing.T) {
 	had := int(kept(t, s)[0])
 	f.begins()
 	f.release()
-	img, err := s.Pull(within(t, patience), PullRequest{Ref: ref})
+	img, err := s.Pull(within(t), PullRequest{Ref: ref})
 	must.NoError(t, err)
 	checkBig(t, s, img)
 	must.Eq(t, []int{0, had}, f.begins()) // the config, and the rest of the layer
@@ -173,7 +173,7 @@ func TestRootKeptDownloads(t *testing.T) {
 			h := serve(t, f.wrap)
 			ref := h.push(t, "app:v1", fixed(t))
 			s := open(t, Options{StallTimeout: patience}, h)
-			ctx := within(t, patience)
+			ctx := within(t)
 			// A cancelled pull keeps what it has.
 			cut, cancel := contextWhen(t, ctx, func() bool { return first(s.path("partial")) > bigSize/4 })
 			defer cancel()

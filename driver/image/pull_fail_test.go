@@ -99,7 +99,7 @@ func TestRootPullFailures(t *testing.T) {
 				hosts = nil
 			}
 			s := open(t, tc.opts, hosts...)
-			_, err := s.Pull(within(t, patience), PullRequest{Ref: ref, Username: "u", Password: "hunter2"})
+			_, err := s.Pull(within(t), PullRequest{Ref: ref, Username: "u", Password: "hunter2"})
 			must.ErrorContains(t, err, tc.words)
 			must.ErrorContains(t, err, "cannot pull image")
 			must.Eq(t, tc.recoverable, IsRecoverable(err), must.Sprint(err))
@@ -176,7 +176,7 @@ func TestRootRegistryFaults(t *testing.T) {
 			h := serve(t, tc.wrap)
 			ref := h.push(t, "app:v1", simple(t))
 			s := open(t, tc.opts, h)
-			_, err := s.Pull(within(t, patience), PullRequest{Ref: ref})
+			_, err := s.Pull(within(t), PullRequest{Ref: ref})
 			must.ErrorContains(t, err, tc.words)
 			must.Eq(t, tc.recoverable, IsRecoverable(err), must.Sprint(err))
 			must.Less(t, 1000, len(err.Error()))
@@ -202,7 +202,7 @@ func TestRootPullWaitsAsTold(t *testing.T) {
 	})
 	ref := h.push(t, "app:v1", simple(t))
 	began := time.Now()
-	_, err := open(t, Options{}, h).Pull(within(t, patience), PullRequest{Ref: ref})
+	_, err := open(t, Options{}, h).Pull(within(t), PullRequest{Ref: ref})
 	must.NoError(t, err)
 	must.GreaterEq(t, 2*time.Second, time.Since(began))
 }
@@ -215,7 +215,7 @@ func TestRootPullChecksCertificates(t *testing.T) {
 	t.Cleanup(srv.Close)
 	addr := strings.TrimPrefix(srv.URL, "https://")
 	s := open(t, Options{AllowedRegistries: []string{addr}})
-	ctx := within(t, patience)
+	ctx := within(t)
 	pull := func() error {
 		_, err := s.Pull(ctx, PullRequest{Ref: addr + "/app:v1"})
 		return err
@@ -265,7 +265,7 @@ func TestRootPullResumesWhereItWasCut(t *testing.T) {
 		ref := h.push(t, "app:v1", img)
 		s := open(t, Options{}, h)
 		ranges.Store(0)
-		_, err := s.Pull(within(t, patience), PullRequest{Ref: ref})
+		_, err := s.Pull(within(t), PullRequest{Ref: ref})
 		must.NoError(t, err)
 		must.Greater(t, 0, ranges.Load())
 	}

@@ -39,7 +39,7 @@ func TestRootPullRefusesHostileImages(t *testing.T) {
 			h := serve(t, nil)
 			ref := h.push(t, "app:v1", imageOf(t, tc.config, tc.layers...))
 			s := open(t, Options{}, h)
-			img, err := s.Pull(within(t, patience), PullRequest{Ref: ref})
+			img, err := s.Pull(within(t), PullRequest{Ref: ref})
 			if tc.words == "" {
 				must.NoError(t, err)
 				_, err = s.Mount(t.Context(), MountRequest{ID: "t", Image: img, HostUID: base, HostGID: base, IDCount: 65536})
@@ -91,7 +91,7 @@ func TestRootPullRefusesHostileManifests(t *testing.T) {
 			}))
 			ref := h.push(t, "app:v1", img)
 			s := open(t, Options{}, h)
-			_, err := s.Pull(within(t, patience), PullRequest{Ref: ref})
+			_, err := s.Pull(within(t), PullRequest{Ref: ref})
 			must.ErrorContains(t, err, tc.words)
 			assertNothingHalfMade(t, s)
 		})

@@ -54,7 +54,7 @@ func TestRootPullPicksThisPlatform(t *testing.T) {
 			must.NoError(t, err)
 			must.NoError(t, remote.WriteIndex(tag, tc.index))
 			s := open(t, Options{}, h)
-			img, err := s.Pull(within(t, patience), PullRequest{Ref: tag.Name()})
+			img, err := s.Pull(within(t), PullRequest{Ref: tag.Name()})
 			if tc.words != "" {
 				must.ErrorContains(t, err, tc.words)
 				must.False(t, IsRecoverable(err))
@@ -81,7 +81,7 @@ func TestRootPullZstd(t *testing.T) {
 	must.NoError(t, err)
 	ref := h.push(t, "app:zstd", img)
 	s := open(t, Options{}, h)
-	got, err := s.Pull(within(t, patience), PullRequest{Ref: ref})
+	got, err := s.Pull(within(t), PullRequest{Ref: ref})
 	must.NoError(t, err)
 	content, err := os.ReadFile(s.path("layers", hexOf(got.Layers[0]), "fs/z"))
 	must.NoError(t, err)
@@ -113,7 +113,7 @@ func TestRootPullFromTheDisk(t *testing.T) {
 	} {
 		t.Run(tc.ref, func(t *testing.T) {
 			t.Parallel()
-			img, err := s.Pull(within(t, patience), PullRequest{Ref: tc.ref, Dir: tc.dir})
+			img, err := s.Pull(within(t), PullRequest{Ref: tc.ref, Dir: tc.dir})
 			if tc.words != "" {
 				must.ErrorContains(t, err, tc.words)
 				must.False(t, IsRecoverable(err), must.Sprint(err))
@@ -181,7 +181,7 @@ func TestRootPullUsesMirrorsAndCredentials(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			s := open(t, tc.opts, h)
-			_, err := s.Pull(within(t, patience), PullRequest{Ref: tc.ref, Username: tc.user, Password: tc.password})
+			_, err := s.Pull(within(t), PullRequest{Ref: tc.ref, Username: tc.user, Password: tc.password})
 			must.Eq(t, tc.ok, err == nil, must.Sprint(err))
 			if err != nil {
 				must.StrNotContains(t, err.Error(), "secret")

@@ -35,7 +35,7 @@ func TestRootPullGivesConfigAndLayers(t *testing.T) {
 	ref := h.push(t, "app:v1", simple(t))
 	s := open(t, Options{}, h)
 	var last Progress
-	img, err := s.Pull(within(t, patience), PullRequest{Ref: ref, Progress: func(p Progress) { last = p }})
+	img, err := s.Pull(within(t), PullRequest{Ref: ref, Progress: func(p Progress) { last = p }})
 	must.NoError(t, err)
 	must.Eq(t, ref, img.Ref)
 	must.Eq(t, []string{"/app"}, img.Config.Entrypoint)
@@ -152,7 +152,7 @@ func TestRootPullsOfOneImageShareTheWork(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range errs {
 		wg.Go(func() {
-			mine := within(t, patience)
+			mine := within(t)
 			if i < 3 {
 				mine = ctx
 			}
@@ -200,7 +200,7 @@ func TestRootPullWaitsForNoStrangersRegistry(t *testing.T) {
 		given <- err
 	}()
 	<-asked
-	img, err := s.Pull(within(t, patience), PullRequest{Ref: quick})
+	img, err := s.Pull(within(t), PullRequest{Ref: quick})
 	must.NoError(t, err)
 	must.Eq(t, "quick", img.Config.User)
 	cancel()
@@ -237,7 +237,7 @@ func TestRootPullsOfOneTenantTakeTurns(t *testing.T) {
 		})
 	}
 	must.Wait(t, waitFor(func() bool { return queued(s, "greedy") == imagesPerTenant+1 }))
-	_, err := s.Pull(within(t, patience), PullRequest{Ref: ref, Tenant: "other"})
+	_, err := s.Pull(within(t), PullRequest{Ref: ref, Tenant: "other"})
 	must.NoError(t, err)
 	must.Eq(t, 0, len(asked), must.Sprint("one pull more than a tenant may have is under way"))
 	cancels[0]()

@@ -143,7 +143,7 @@ func TestRootPullWantsSignatures(t *testing.T) {
 				tc.sign(t, h)
 			}
 			s := open(t, Options{}, h)
-			got, err := s.Pull(within(t, patience), PullRequest{Ref: ref, Signatures: tc.rules})
+			got, err := s.Pull(within(t), PullRequest{Ref: ref, Signatures: tc.rules})
 			if tc.words == "" {
 				must.NoError(t, err)
 				must.Eq(t, d.Digest.String(), got.Digest)
@@ -181,7 +181,7 @@ func TestRootSignaturesOfCachedImages(t *testing.T) {
 	pull := func(rules []SignatureRule, policy Policy) error {
 		t.Helper()
 		s := openAt(t, dir, Options{}, h)
-		_, err := s.Pull(within(t, patience), PullRequest{Ref: ref, Policy: policy, Signatures: rules})
+		_, err := s.Pull(within(t), PullRequest{Ref: ref, Policy: policy, Signatures: rules})
 		return err
 	}
 	must.NoError(t, pull(nil, ""))
@@ -218,10 +218,10 @@ func TestRootSignedIndex(t *testing.T) {
 		must.NoError(t, remote.WriteIndex(ref, index))
 		s := open(t, Options{}, h)
 		request := PullRequest{Ref: ref.Name(), Signatures: rule(a.keys, "**")}
-		_, err = s.Pull(within(t, patience), request)
+		_, err = s.Pull(within(t), request)
 		must.ErrorIs(t, err, ErrUnsigned)
 		a.byTag(t, h, digest)
-		got, err := s.Pull(within(t, patience), request)
+		got, err := s.Pull(within(t), request)
 		must.NoError(t, err)
 		must.Eq(t, []string{a.keys[0].ID}, got.Signers)
 	}

@@ -149,9 +149,9 @@ func noise(t *testing.T, n int) string {
 // patience is how long a test waits for what is sure to come, on however slow a machine.
 const patience = 3 * time.Minute
 
-func within(t *testing.T, d time.Duration) context.Context {
+func within(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -173,7 +173,7 @@ func TestRootOpenDoesNotAwaitTheSweep(t *testing.T) {
 	var s *Store
 	select {
 	case s = <-opened:
-	case <-within(t, patience).Done():
+	case <-within(t).Done():
 		t.Error("it waits for the sweep")
 	}
 	end, err := os.OpenFile(slow, os.O_WRONLY, 0)
