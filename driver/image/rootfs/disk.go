@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,6 +62,12 @@ func format(ctx context.Context, file string, size int64) error {
 		"-E", "lazy_itable_init=1,nodiscard,root_owner=0:0", file)
 	cmd.Env = []string{}
 	out, err := cmd.CombinedOutput()
+	for _, full := range []unix.Errno{unix.ENOSPC, unix.EDQUOT} {
+		// Its exit code does not say; without an environment, its words are those of the C locale.
+		if err != nil && strings.Contains(strings.ToLower(string(out)), full.Error()) {
+			err = full
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("mke2fs: %w: %.300s", err, out)
 	}

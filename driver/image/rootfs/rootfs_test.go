@@ -30,6 +30,16 @@ func TestRootUserns(t *testing.T) {
 	}
 }
 
+// TestRootDiskWithoutRoom has a writable layer's disk made where there is no room: the store then makes some and tries again.
+func TestRootDiskWithoutRoom(t *testing.T) {
+	dir := t.TempDir()
+	must.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"))
+	t.Cleanup(func() { must.NoError(t, unix.Unmount(dir, 0)) })
+	err := MountDisk(t.Context(), dir, filepath.Join(dir, "disk"), 64<<20)
+	must.ErrorIs(t, err, unix.ENOSPC)
+	must.ErrorContains(t, err, "mke2fs")
+}
+
 // TestRootBothWaysToMount runs the way of old kernels on this one, too.
 func TestRootBothWaysToMount(t *testing.T) {
 	for name, way := range map[string]func(*Overlay, int) error{
