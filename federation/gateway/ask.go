@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/nomad/api"
 
@@ -25,9 +24,6 @@ var errNoTunnel = errors.New("member has no tunnel to this gateway")
 
 // maxReply bounds what a member may answer.
 const maxReply = 32 << 20
-
-// askTimeout bounds one command to a member: its own Nomad plans and registers well within it.
-const askTimeout = 15 * time.Second
 
 // refusal is a member's answer other than 200.
 type refusal struct {
@@ -49,7 +45,7 @@ func (g *Gateway) tell(ctx context.Context, alias, path string, body, reply any)
 	if err != nil {
 		return fmt.Errorf("cannot encode the command for %s: %w", alias, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, g.settings.patience.ask)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+alias+path, bytes.NewReader(data))
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/shoenig/test/must"
 )
@@ -46,7 +45,7 @@ job "web" {
 // cli runs the unmodified CLI against the pool.
 func (p *fakePool) cli(args ...string) (output string, status int) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), soon)
 	defer cancel()
 	command := exec.CommandContext(ctx, nomadBinary(p.t), args...)
 	command.Env = []string{"NOMAD_ADDR=" + p.server.URL, "HOME=" + p.t.TempDir(), "PATH=" + os.Getenv("PATH"), "NOMAD_TOKEN=user"}

@@ -95,9 +95,18 @@ type settings struct {
 	maxBody                        int64
 	bodyTime                       time.Duration // longest time that a request's body may take
 	relayIdle                      time.Duration // longest silence between two workers, as long as members' own relays wait
+	patience                       patience
 	workers                        int
 	store                          state.Config
 	now                            func() time.Time
+}
+
+// patience is how long the gateway waits for members.
+type patience struct {
+	ask        time.Duration // one command: a member's own Nomad plans and registers well within it
+	nodes      time.Duration // a list of nodes, which waits for the slowest member
+	look       time.Duration // a look at a member's nodes, to remember them
+	deployment time.Duration // a member's deployment
 }
 
 // Validate reports every mistake in the configuration at once.
@@ -132,7 +141,8 @@ func (c Config) settings() (settings, error) {
 		lost:     duration("clocks.lost_after", clocks.LostAfter, 5*time.Minute),
 		reserve:  duration("clocks.reserve_for", clocks.ReserveFor, 30*time.Second),
 		maxBody:  or(limits.MaxBodyBytes, 8<<20), bodyTime: 30 * time.Second, relayIdle: 12 * time.Hour,
-		workers: or(limits.Workers, 8), now: c.Now,
+		patience: patience{ask: 15 * time.Second, nodes: 3 * time.Second, look: 10 * time.Second, deployment: 5 * time.Second},
+		workers:  or(limits.Workers, 8), now: c.Now,
 		store: state.Config{
 			Address: consul.Address, GRPCAddress: consul.GRPCAddress, TokenFile: consul.TokenFile, CAFile: consul.CAFile,
 			SessionTTL: duration("consul.session_ttl", consul.SessionTTL, 10*time.Second),

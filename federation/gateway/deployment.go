@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"time"
 
 	"github.com/hashicorp/nomad/api"
 )
@@ -130,7 +129,7 @@ func add(to, from *api.DeploymentState) {
 
 // memberDeployment reads a member's latest deployment of its share, or nil.
 func (g *Gateway) memberDeployment(ctx context.Context, alias string, key jobKey) *api.Deployment {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, g.settings.patience.deployment)
 	defer cancel()
 	var out *api.Deployment
 	path := "/v1/job/" + url.PathEscape(key.id) + "/deployment?namespace=" + url.QueryEscape(key.namespace)

@@ -17,6 +17,7 @@ import (
 
 	"pangaea/federation/pool"
 	"pangaea/federation/tunnel"
+	"pangaea/federation/tunnel/tunneltest"
 )
 
 // fakeMember is a member agent and its Nomad in memory, at the far end of a tunnel.
@@ -58,7 +59,7 @@ func nodeIDOf(alias string) string {
 // connect opens the member's tunnel to a gateway and does what an agent does first.
 func (m *fakeMember) connect(g *Gateway) pool.SyncReply {
 	m.t.Helper()
-	gateway, member, err := tunnel.Pipe(m.alias, tunnel.Config{})
+	gateway, member, err := tunnel.Pipe(m.alias, tunnel.Config{Limits: tunneltest.Patient()})
 	must.NoError(m.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -16,8 +16,7 @@ import (
 const (
 	nodeLookers     = 4                // members that are asked at the same time
 	lookEvery       = 10 * time.Second // at most: offers change with every allocation, nodes seldom
-	lookPatience    = 10 * time.Second
-	forgetNodes     = 24 * time.Hour // of silence, after which Nomad forgets a node as well
+	forgetNodes     = 24 * time.Hour   // of silence, after which Nomad forgets a node as well
 	maxMemberNodes  = 1_000
 	maxNodes        = 20_000
 	maxMemberBodies = 32
@@ -73,7 +72,7 @@ func (g *Gateway) ageNodes(m *member, now time.Time) {
 
 // lookAtNodes reads a member's nodes anew. Bodies are read again only where the node has changed.
 func (g *Gateway) lookAtNodes(ctx context.Context, alias string) {
-	ctx, cancel := context.WithTimeout(ctx, lookPatience)
+	ctx, cancel := context.WithTimeout(ctx, g.settings.patience.look)
 	defer cancel()
 	g.mu.Lock()
 	old, from := g.member(alias).nodes, g.member(alias).session

@@ -5,13 +5,9 @@ import (
 	"errors"
 	"net/http"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/nomad/api"
 )
-
-// nodePatience bounds how long a list of nodes waits for the slowest member.
-const nodePatience = 3 * time.Second
 
 // memberNodes asks members for their nodes, all at the same time. It also tells which of them answered: one that is slow
 // or away did not.
@@ -24,7 +20,7 @@ func (g *Gateway) memberNodes(ctx context.Context, query string, only string) (o
 		}
 	}
 	g.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, nodePatience)
+	ctx, cancel := context.WithTimeout(ctx, g.settings.patience.nodes)
 	defer cancel()
 	var mu sync.Mutex
 	answered = map[string]bool{}
@@ -129,7 +125,7 @@ func (g *Gateway) nodeProxy(w http.ResponseWriter, c *call) (any, error) {
 	if node, ok := g.rememberedNode(alias, id); ok {
 		return node, nil
 	}
-	ctx, cancel := context.WithTimeout(c.Context(), askTimeout)
+	ctx, cancel := context.WithTimeout(c.Context(), g.settings.patience.ask)
 	defer cancel()
 	var node *api.Node
 	err = g.get(ctx, alias, "/v1/node/"+hexOnly(id), &node)

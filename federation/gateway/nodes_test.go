@@ -22,7 +22,7 @@ func twin() *api.NodeListStub {
 
 func (p *fakePool) looked(alias string, count int) {
 	p.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(soon)
 	for {
 		p.gateway.mu.Lock()
 		have := len(p.gateway.members[alias].nodes.stubs)

@@ -118,7 +118,7 @@ func TestBlockedUntilThereIsRoom(t *testing.T) {
 }
 
 func (p *fakePool) awaitStatus(id, status string) string {
-	p.gateway.until(context.Background(), 10*time.Second, func() bool { return p.gateway.evals.get(id).Status == status })
+	p.gateway.until(context.Background(), soon, func() bool { return p.gateway.evals.get(id).Status == status })
 	p.gateway.mu.Lock()
 	defer p.gateway.mu.Unlock()
 	return p.gateway.evals.get(id).Status

@@ -14,6 +14,7 @@ import (
 	"github.com/shoenig/test/must"
 	"go.uber.org/goleak"
 
+	"pangaea/federation/leaktest"
 	"pangaea/federation/pool"
 )
 
@@ -22,8 +23,11 @@ func TestMain(m *testing.M) {
 		os.Exit(Command([]string{"-config", file}, os.Stdout, os.Stderr))
 	}
 	// Consul's library tries on for some seconds to find out whether a lock was lost, whatever its caller does.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/hashicorp/consul/api.(*Lock).monitorLock"))
+	leaktest.Main(m, goleak.IgnoreAnyFunction("github.com/hashicorp/consul/api.(*Lock).monitorLock"))
 }
+
+// soon is how long anything may take: far longer than on the slowest machine, for it ends a test that would never end.
+const soon = 3 * time.Minute
 
 // fakePool is a leading gateway with a hand-driven clock, served over HTTP, and its members.
 type fakePool struct {
@@ -82,6 +86,7 @@ func (p *fakePool) start() {
 	s, err := config.settings()
 	must.NoError(p.t, err)
 	s.advertiseHTTP = "127.0.0.1:4646"
+	s.patience = patience{soon, soon, soon, soon}
 	level := hclog.Off
 	if testing.Verbose() {
 		level = hclog.Info
@@ -100,7 +105,7 @@ func (p *fakePool) start() {
 		cancel()
 		group.Wait()
 	}
-	p.gateway.until(ctx, 5*time.Second, func() bool { return p.gateway.leading })
+	p.gateway.until(ctx, soon, func() bool { return p.gateway.leading })
 }
 
 func (p *fakePool) close() {
@@ -157,7 +162,7 @@ func (p *fakePool) run(job *api.Job) *api.Evaluation {
 
 func (p *fakePool) await(id string) *api.Evaluation {
 	p.t.Helper()
-	p.gateway.until(context.Background(), 10*time.Second, func() bool { return p.gateway.evals.get(id).Status != api.EvalStatusPending })
+	p.gateway.until(context.Background(), soon, func() bool { return p.gateway.evals.get(id).Status != api.EvalStatusPending })
 	eval, _, err := p.client.Evaluations().Info(id, nil)
 	must.NoError(p.t, err)
 	return eval
@@ -167,7 +172,7 @@ func (p *fakePool) await(id string) *api.Evaluation {
 func (p *fakePool) eventually(what string, met func() bool) {
 	p.t.Helper()
 	ok := false
-	p.gateway.until(context.Background(), 10*time.Second, func() bool { ok = met(); return ok })
+	p.gateway.until(context.Background(), soon, func() bool { ok = met(); return ok })
 	must.True(p.t, ok, must.Sprint("still not: "+what))
 }
 

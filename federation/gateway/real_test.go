@@ -51,7 +51,7 @@ func (b *syncBuffer) String() string {
 
 func configFor(t *testing.T, consul *statetest.Consul, tokenFile string, ports []int) Config {
 	t.Helper()
-	config, err := LoadConfig(configFile(t, consul, tokenFile, ports, 10*time.Second))
+	config, err := LoadConfig(configFile(t, consul, tokenFile, ports, time.Minute))
 	must.NoError(t, err)
 	return config
 }
@@ -222,7 +222,7 @@ func TestRealConsul(t *testing.T) {
 
 func awaitLog(t *testing.T, g *realGateway, text string) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(soon)
 	for !strings.Contains(g.log.String(), text) {
 		must.True(t, time.Now().Before(deadline), must.Sprintf("no %q in the log", text))
 		time.Sleep(20 * time.Millisecond)
@@ -231,7 +231,7 @@ func awaitLog(t *testing.T, g *realGateway, text string) {
 
 func realCLI(t *testing.T, address, token string, args ...string) (string, int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*soon)
 	defer cancel()
 	command := exec.CommandContext(ctx, nomadBinary(t), args...)
 	command.Env = []string{"NOMAD_ADDR=http://" + address, "NOMAD_TOKEN=" + token, "HOME=" + t.TempDir()}

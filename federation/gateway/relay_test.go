@@ -16,7 +16,7 @@ import (
 
 // dial asks the gateway for a worker, as a member's relay does.
 func (m *fakeMember) dial(job, group string, index string) (tunnel.Stream, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), soon)
 	defer cancel()
 	return m.tunnel().OpenStream(ctx, pool.PathRelay, url.Values{
 		pool.DialNamespace: {"default"}, pool.DialJob: {job}, pool.DialGroup: {group}, pool.DialIndex: {index}, pool.DialPort: {"rendezvous"},
@@ -58,7 +58,7 @@ func TestRelay(t *testing.T) {
 	p.gateway.settings.relayIdle = 50 * time.Millisecond
 	silent, err := jp.dial("train", "g", "0")
 	must.NoError(t, err)
-	must.NoError(t, silent.SetReadDeadline(time.Now().Add(10*time.Second)))
+	must.NoError(t, silent.SetReadDeadline(time.Now().Add(soon)))
 	_, err = silent.Read(make([]byte, 1))
 	must.ErrorIs(t, err, io.EOF, must.Sprint("a silent relay ends"))
 	must.NoError(t, silent.Close())

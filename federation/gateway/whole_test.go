@@ -122,7 +122,7 @@ func dispatchReal(t *testing.T, address, token string) {
 	output, status = realCLI(t, address, token, "job", "dispatch", "-meta", "who=me", "say", input)
 	must.Eq(t, 0, status, must.Sprint(output))
 	child := regexp.MustCompile(`say/dispatch-[^\s]+`).FindString(output)
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(soon)
 	for status, output = 1, ""; status != 0 || !strings.Contains(output, "says"); {
 		must.True(t, time.Now().Before(deadline), must.Sprint(output))
 		time.Sleep(200 * time.Millisecond)
@@ -134,7 +134,7 @@ func dispatchReal(t *testing.T, address, token string) {
 // awaitNodes waits until the member's nodes carry the pool's words.
 func awaitNodes(t *testing.T, address, token string) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(soon)
 	for {
 		output, _ := realCLI(t, address, token, "node", "status", "-json")
 		if strings.Contains(output, fmt.Sprintf("%q", "ready")) {

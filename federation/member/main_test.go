@@ -6,13 +6,15 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"pangaea/federation/leaktest"
 )
 
 func TestMain(m *testing.M) {
 	if os.Getenv(workerEnv) != "" {
 		runWorker()
 	}
-	goleak.VerifyTestMain(m,
+	leaktest.Main(m,
 		goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"), // idle keep-alive connections of Nomad's client
 		goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"))
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"pangaea/federation/pool"
+	"pangaea/federation/state/statetest"
 )
 
 // testPassthrough checks what the pool may see and do, and that the owner's own objects do not exist for it.
@@ -132,7 +133,7 @@ func (r *realRig) testGang(t *testing.T) {
 	logs := "/v1/client/fs/logs/" + id + "?task=main&type=stdout&origin=start&offset=0&plain=true"
 	r.gateway.see("its environment", func(*fakeGateway) bool {
 		_, text = r.gateway.call("GET", logs, nil, nil)
-		return strings.HasPrefix(text, "4/6 127.0.0.1:14")
+		return strings.HasPrefix(text, "4/6 "+statetest.Loopback()+":14")
 	})
 	registered, err := r.client.Job(t.Context(), "pool-default", "gang")
 	must.NoError(t, err)

@@ -19,8 +19,13 @@ import (
 	"pangaea/federation/nomad"
 	"pangaea/federation/nomad/nomadtest"
 	"pangaea/federation/pool"
+	"pangaea/federation/state/statetest"
 	"pangaea/federation/tunnel"
+	"pangaea/federation/tunnel/tunneltest"
 )
+
+// soon is how long anything may take: far longer than on the slowest machine, for it ends a test that would never end.
+const soon = 3 * time.Minute
 
 // fakeGateway is a gateway's side of one session: it records what the agent says.
 type fakeGateway struct {
@@ -84,7 +89,7 @@ func (g *fakeGateway) see(what string, ok func(*fakeGateway) bool) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		return ok(g)
-	}), wait.Timeout(20*time.Second), wait.Gap(10*time.Millisecond)), must.Sprint(what))
+	}), wait.Timeout(soon), wait.Gap(10*time.Millisecond)), must.Sprint(what))
 }
 
 // offered is the latest offer.
@@ -126,7 +131,7 @@ func (g *fakeGateway) call(method, path string, message, reply any) (int, string
 // connect joins an agent to a fake gateway over an in-memory tunnel.
 func connect(t *testing.T, agent *Agent, prepare func(*fakeGateway)) *fakeGateway {
 	t.Helper()
-	gatewaySide, memberSide, err := tunnel.Pipe(agent.config.Alias, tunnel.Config{})
+	gatewaySide, memberSide, err := tunnel.Pipe(agent.config.Alias, tunnel.Config{Limits: tunneltest.Patient()})
 	must.NoError(t, err)
 	g := &fakeGateway{t: t, session: gatewaySide}
 	if prepare != nil {
@@ -169,7 +174,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 func testConfig() Config {
 	return Config{
 		Alias: "fr-par-1", Country: "FR", Continent: "EU", Price: 1.5, Gateways: []string{"127.0.0.1:1"},
-		Policy: &Policy{AllowDrivers: []string{"raw_exec"}},
+		Policy: &Policy{AllowDrivers: []string{"raw_exec"}}, Relay: &RelayConfig{BindAddr: statetest.Loopback()},
 	}.withDefaults()
 }
 
@@ -234,7 +239,7 @@ func (r *realRig) runOwnersJob(t *testing.T) *api.AllocationListStub {
 		}
 		allocation = list[0]
 		return true
-	}), wait.Timeout(20*time.Second), wait.Gap(50*time.Millisecond)))
+	}), wait.Timeout(soon), wait.Gap(50*time.Millisecond)))
 	return allocation
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"pangaea/federation/pool"
 	"pangaea/federation/relay"
+	"pangaea/federation/state/statetest"
 	"pangaea/federation/tunnel"
 )
 
@@ -84,12 +85,12 @@ func (r *realRig) testRelay(t *testing.T) {
 	must.NoError(t, err)
 	label, err := readTag(registered)
 	must.NoError(t, err)
-	worker, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(label.Relays["web"]))
+	worker, err := net.Dial("tcp", statetest.Loopback()+":"+strconv.Itoa(label.Relays["web"]))
 	must.NoError(t, err)
 	echoes(t, worker.(*net.TCPConn))
 	status, _ = r.gateway.call("PUT", pool.PathStop, pool.StopRequest{PlacementRef: ref("meet", 1), Purge: true}, nil)
 	must.Eq(t, http.StatusOK, status)
-	_, err = net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(label.Relays["web"]))
+	_, err = net.Dial("tcp", statetest.Loopback()+":"+strconv.Itoa(label.Relays["web"]))
 	must.Error(t, err, must.Sprint("the port is closed with its job"))
 }
 
@@ -116,7 +117,7 @@ func TestRelayThroughGateway(t *testing.T) {
 		})
 	})
 	g.see("the agent joins", func(g *fakeGateway) bool { return len(g.sync.Placements) == 1 })
-	worker, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port))
+	worker, err := net.Dial("tcp", statetest.Loopback()+":"+strconv.Itoa(port))
 	must.NoError(t, err)
 	echoes(t, worker.(*net.TCPConn))
 	must.Eq(t, url.Values{"namespace": {"default"}, "job": {"train"}, "group": {"web"}, "index": {"0"}, "port": {"rendezvous"}}, <-asked)
@@ -125,7 +126,7 @@ func TestRelayThroughGateway(t *testing.T) {
 	again := newBench(t)
 	again.placements.reopen(s)
 	must.Len(t, 1, again.relay.Keys())
-	second, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port))
+	second, err := net.Dial("tcp", statetest.Loopback()+":"+strconv.Itoa(port))
 	must.NoError(t, err)
 	must.NoError(t, second.Close())
 	s.jobs[jobKey{"pool-default", "train"}].stopped = true

@@ -3,21 +3,22 @@ package relay_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/shoenig/test/must"
-	"go.uber.org/goleak"
 
+	"pangaea/federation/leaktest"
 	"pangaea/federation/relay"
+	"pangaea/federation/state/statetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // tcpPair returns two ends of one TCP connection.
 func tcpPair(t *testing.T) (near, far *net.TCPConn) {
@@ -125,7 +126,7 @@ var key = relay.Key{Namespace: "default", Job: "train", Group: "worker", Port: "
 
 func newRelay(t *testing.T, config relay.Config, dial relay.Dial) *relay.Relay {
 	t.Helper()
-	config.BindAddr = "127.0.0.1"
+	config.BindAddr = statetest.Loopback()
 	r := relay.New(config, dial, hclog.NewNullLogger())
 	t.Cleanup(r.Close)
 	return r
@@ -151,9 +152,9 @@ func TestRelay(t *testing.T) {
 	again, err := r.Open(key, 0)
 	must.NoError(t, err)
 	must.Eq(t, port, again)
-	must.Eq(t, "127.0.0.1", r.Address())
+	must.Eq(t, statetest.Loopback(), r.Address())
 	must.Eq(t, []relay.Key{key}, r.Keys())
-	worker, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	worker, err := net.Dial("tcp", statetest.Loopback()+":"+strconv.Itoa(port))
 	must.NoError(t, err)
 	defer worker.Close()
 	_, err = worker.Write([]byte("tensor"))
@@ -186,7 +187,7 @@ func TestRelayLimits(t *testing.T) {
 	r := newRelay(t, relay.Config{MaxConns: 1, Reach: 100 * time.Millisecond}, hold)
 	port, err := r.Open(key, 0)
 	must.NoError(t, err)
-	address := fmt.Sprintf("127.0.0.1:%d", port)
+	address := statetest.Loopback() + ":" + strconv.Itoa(port)
 	first, err := net.Dial("tcp", address)
 	must.NoError(t, err)
 	defer first.Close()

@@ -16,7 +16,7 @@ import (
 )
 
 func waitFor(ok func() bool) *wait.Constraint {
-	return wait.InitialSuccess(wait.BoolFunc(ok), wait.Timeout(15*time.Second), wait.Gap(20*time.Millisecond))
+	return wait.InitialSuccess(wait.BoolFunc(ok), wait.Timeout(soon), wait.Gap(20*time.Millisecond))
 }
 
 // testIdentity joins a member and a gateway with real certificates, refuses what must be refused, and follows a

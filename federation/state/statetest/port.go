@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"sync"
 	"testing"
 )
@@ -61,6 +62,13 @@ func (b *block) take(t *testing.T, count int) []int {
 		ports = append(ports, b.base+b.next)
 	}
 	return ports
+}
+
+// Loopback is an address of this machine to itself that only this process uses: there, a port that was given back is not
+// another's a moment later.
+func Loopback() string {
+	pid := os.Getpid() // of 22 bits at most
+	return fmt.Sprintf("127.%d.%d.%d", 1+pid>>15, pid>>7&255, 1+pid&127)
 }
 
 func isFree(port int) bool {

@@ -38,6 +38,9 @@ log_level = "warn"
 disable_update_check = true
 `
 
+// soon is how long it may take to start: far longer than on the slowest machine, for it ends a test that would never end.
+const soon = 3 * time.Minute
+
 // Start starts a Consul and waits until it has a leader and its certificate authority works.
 func Start(t *testing.T) *Consul {
 	t.Helper()
@@ -73,14 +76,14 @@ func Start(t *testing.T) *Consul {
 func (c *Consul) await() {
 	c.t.Helper()
 	client := c.Client(c.Token)
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(soon)
 	for {
 		_, _, err := client.Agent().ConnectCALeaf("statetest", nil)
 		if err == nil {
 			return
 		}
 		if time.Now().After(deadline) {
-			c.t.Fatalf("consul is not ready after 30 s: %v", err)
+			c.t.Fatalf("consul is not ready after %s: %v", soon, err)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

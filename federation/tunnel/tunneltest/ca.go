@@ -15,7 +15,14 @@ import (
 	"time"
 
 	"github.com/shoenig/test/must"
+
+	"pangaea/federation/tunnel"
 )
+
+// Patient are limits for tests that are not about silence, on a machine that may be busy with something else for minutes.
+func Patient() tunnel.Limits {
+	return tunnel.Limits{KeepAlive: time.Minute, WriteTimeout: 5 * time.Minute, Handshake: 5 * time.Minute}
+}
 
 // CA is an authority in memory.
 type CA struct {
