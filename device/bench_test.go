@@ -22,7 +22,7 @@ func benchRig(b *testing.B) *monitor {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m := newMonitor(Config{Enabled: true, LibraryPath: library, ControlDir: b.TempDir()}.understand(), hclog.NewNullLogger(), func(string) {})
-	m.session.worker = startWorker(ctx)
+	m.session.worker = startWorker(ctx, m.after)
 	m.watchFor = shortWatch
 	b.Cleanup(func() {
 		m.endWatchers()

@@ -5,6 +5,7 @@ import (
 	"os"
 	"reflect"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/plugins/base"
@@ -19,6 +20,8 @@ type Plugin struct {
 	ctx context.Context //nolint:containedctx // the plugin's life, which no call's context spans
 	log hclog.Logger
 
+	cleanWithin time.Duration
+
 	mu       sync.Mutex
 	settings settings
 	monitor  *monitor
@@ -26,7 +29,7 @@ type Plugin struct {
 
 // New makes a plugin that lives as long as the context. It touches no GPU.
 func New(ctx context.Context, log hclog.Logger) *Plugin {
-	return &Plugin{ctx: ctx, log: log.Named(pluginName), settings: Config{Enabled: true}.understand()}
+	return &Plugin{ctx: ctx, log: log.Named(pluginName), cleanWithin: cleanWithin, settings: Config{Enabled: true}.understand()}
 }
 
 // PluginInfo tells Nomad what this is.

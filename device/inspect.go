@@ -44,6 +44,7 @@ func (p *Plugin) Inspect(ctx context.Context) []Finding {
 	}
 	m := newMonitor(s, p.log, func(string) {})
 	m.lookOnly = true
+	m.patience = s.hangAfter // nobody waits for its other rounds, and a driver without persistence mode takes seconds to come up
 	if m.shares != nil {
 		m.shares.lookOnly = true
 	}
@@ -54,7 +55,7 @@ func (p *Plugin) Inspect(ctx context.Context) []Finding {
 	case reason != "":
 		return append(all, unanswered("/", reason))
 	case !ok:
-		return append(all, finding("fail", "library", "see dmesg for NVRM and Xid; reset the GPU or reboot", "NVML does not answer within %s", patience))
+		return append(all, finding("fail", "library", "see dmesg for NVRM and Xid; reset the GPU or reboot", "NVML does not answer within %s", m.patience))
 	}
 	all = append(all, finding("ok", "library", "", "driver %s, %s", machine.DriverVersion, cudaWord(machine.CUDAVersion)))
 	m.round(ctx, time.Now())

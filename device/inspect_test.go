@@ -16,6 +16,7 @@ func inspectWith(t *testing.T, s nvmlsim.State, config Config) []Finding {
 	t.Helper()
 	must.NoError(t, nvmlsim.WriteState(statePath(), s))
 	config.Enabled, config.LibraryPath, config.ControlDir = true, library, filepath.Join(t.TempDir(), "control")
+	config.HangAfter = soon.String()
 	p := New(t.Context(), hclog.NewNullLogger())
 	var packed []byte
 	must.NoError(t, base.MsgPackEncode(&packed, &config))

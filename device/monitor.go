@@ -55,6 +55,7 @@ type monitor struct {
 	watchFor  time.Duration    // how long one wait for events lasts
 	stagger   time.Duration    // how long a GPU may keep the others from being asked
 	patience  time.Duration    // how long all may keep a round or statistics
+	after     after            // measures both
 	lookOnly  bool             // keeps nothing and listens to nothing
 	shares    *mpsShares       // nil without MPS
 
@@ -64,7 +65,7 @@ type monitor struct {
 func newMonitor(s settings, log hclog.Logger, restart func(string)) *monitor {
 	m := &monitor{
 		settings: s, log: log, host: owner.Host{Proc: "/proc"}, sys: "/sys", gpus: make(map[string]*gpu),
-		slowEvery: slowEvery, watchFor: watchFor, stagger: stagger, patience: patience, places: make(map[string]place), pokes: make(chan struct{}, 1),
+		slowEvery: slowEvery, watchFor: watchFor, stagger: stagger, patience: patience, after: time.After, places: make(map[string]place), pokes: make(chan struct{}, 1),
 		watchers: make(map[string]*watcher), xids: make(chan xidEvent, 64), evictions: make(chan eviction, 16),
 	}
 	m.session = &session{lib: nvml.New(s.libraryPath), log: log, restart: restart, reply: make(chan sessionReply, 1)}
@@ -93,7 +94,7 @@ func (m *monitor) run(ctx context.Context) {
 
 // start makes the monitor ready for its rounds.
 func (m *monitor) start(ctx context.Context) {
-	m.session.worker = startWorker(ctx)
+	m.session.worker = startWorker(ctx, m.after)
 	err := m.settings.control.Recall("places", &m.places)
 	if err != nil {
 		m.log.Warn("the GPUs' groups may be named otherwise than before", "error", err)
@@ -156,7 +157,7 @@ func (m *monitor) allBroken(reason string) {
 
 func (m *monitor) lookAtAll(ctx context.Context, count int, now time.Time) {
 	for len(m.slots) < count {
-		m.slots = append(m.slots, &slot{worker: startWorker(ctx), result: make(chan probe, 1)})
+		m.slots = append(m.slots, &slot{worker: startWorker(ctx, m.after), result: make(chan probe, 1)})
 	}
 	looks := m.look(count, now)
 	seen, found := make(map[string]bool), make(map[string]bool)

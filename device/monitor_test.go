@@ -80,16 +80,16 @@ func TestDriverComesAndGoes(t *testing.T) {
 
 // A call that hangs costs its own GPU, after the limit, and nobody else; the reason does not change while it lasts.
 func TestHangingCall(t *testing.T) {
-	r := newRig(t, nvmlsim.Host("hang", nvmlsim.H100SXM(), 8), func(s *settings) { s.hangAfter = 3 * time.Second }).slow(6 * time.Second)
+	r := newRig(t, nvmlsim.Host("hang", nvmlsim.H100SXM(), 8), func(s *settings) { s.hangAfter = time.Hour })
 	must.Eq(t, allWell(r.state), r.round().health())
 	stuck := r.state.GPUs[5]
-	stuck.Faults = []nvmlsim.Fault{{Call: "nvmlDeviceGetTemperature", DelayMS: 30_000}}
+	stuck.Faults = []nvmlsim.Fault{{Call: "nvmlDeviceGetTemperature", DelayMS: forEver}}
 	r.write()
+	must.Eq(t, allWell(r.state), r.round().health(), must.Sprint("it may be slow"))
+	r.now = r.now.Add(time.Hour)
 	var reason string
 	for range 2 {
-		began := time.Now()
 		got := r.round().health()
-		must.Less(t, 20*time.Second, time.Since(began))
 		must.StrHasPrefix(t, "NVML call nvmlDeviceGetTemperature hangs since ", got[stuck.UUID])
 		if reason != "" {
 			must.Eq(t, reason, got[stuck.UUID])
@@ -100,7 +100,7 @@ func TestHangingCall(t *testing.T) {
 	}
 	stuck.Faults = nil
 	r.write()
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(soon); ; {
 		got := r.round().health()
 		if got[stuck.UUID] == "" {
 			must.Eq(t, allWell(r.state), got)
@@ -123,7 +123,10 @@ func TestXidTakesItsGPUOut(t *testing.T) {
 	for _, c := range cases {
 		r.state.GPUs[1].Xid(c.xid)
 		r.write()
-		e := receive(t, r.monitor.xids, 5*time.Second)
+		e := receive(t, r.monitor.xids)
+		for e.xid == proof { // one that was late
+			e = receive(t, r.monitor.xids)
+		}
 		must.Eq(t, c.xid, e.xid)
 		r.now = e.at
 		r.monitor.note(e)
@@ -133,21 +136,19 @@ func TestXidTakesItsGPUOut(t *testing.T) {
 	}
 }
 
-// waitForWatchers makes sure that events are registered for: an event is taken note of only if it proves so.
+// proof is the Xid of events that prove that events are registered for.
+const proof = 13
+
+// waitForWatchers makes sure that events are registered for: an event is taken note of only if it proves so. More of
+// these may be on their way.
 func (r *rig) waitForWatchers() *snapshot {
 	g := r.state.GPUs[1]
 	for {
-		g.Xid(13)
+		g.Xid(proof)
 		r.write()
 		select {
 		case <-r.monitor.xids:
-			for {
-				select {
-				case <-r.monitor.xids:
-				case <-time.After(100 * time.Millisecond):
-					return r.round()
-				}
-			}
+			return r.round()
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

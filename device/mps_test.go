@@ -25,10 +25,12 @@ func newMPSRig(t *testing.T, s nvmlsim.State, replicas int) (*rig, *mpssim.Contr
 	must.NoError(t, err)
 	t.Cleanup(func() { must.NoError(t, c.Kill()) })
 	t.Setenv("PATH", c.Bin+":"+os.Getenv("PATH"))
-	return newRig(t, s, func(set *settings) {
+	r := newRig(t, s, func(set *settings) {
 		set.replicas = replicas
 		set.mps = &mpsClients{dir: c.Pipe, mount: true}
-	}), c
+	})
+	r.monitor.shares.within = soon
+	return r, c
 }
 
 // told lets the monitor look until the daemon has answered what it is being told, and once more.
@@ -38,7 +40,7 @@ func (r *rig) told() *snapshot {
 	must.True(r.t, r.monitor.shares.telling, must.Sprint("nothing is told"))
 	select {
 	case <-r.monitor.pokes:
-	case <-time.After(time.Minute):
+	case <-time.After(2 * soon):
 		r.t.Fatal("the telling does not end")
 	}
 	return r.round()
@@ -119,7 +121,6 @@ func TestMPSDaemonThatHangs(t *testing.T) {
 	uuid := s.GPUs[0].UUID
 	must.NoError(t, c.Start())
 	must.NoError(t, c.Behave("hang"))
-	r.monitor.shares.within = time.Minute
 	for range 3 {
 		must.StrContains(t, reasons(r.round(), uuid), "is being told how much each share may use")
 		must.True(t, r.monitor.shares.telling, must.Sprint("rounds go on meanwhile"))
@@ -139,7 +140,7 @@ func TestMPSDaemonThatMisbehaves(t *testing.T) {
 	r.monitor.shares.within = 300 * time.Millisecond
 	must.StrContains(t, reasons(r.told(), uuid), "the MPS control daemon does not answer set_default_active_thread_percentage: restart it")
 	must.NoError(t, c.Behave(""))
-	r.monitor.shares.within = time.Minute
+	r.monitor.shares.within = soon
 	must.Eq(t, "", reasons(r.told(), uuid))
 	must.Eq(t, "", reasons(r.round(), uuid))
 }

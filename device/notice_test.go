@@ -8,13 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/nomad/plugins/device"
 	"github.com/shoenig/test/must"
 
 	"pangaea/e2e/nvmlsim"
 )
 
 // With nothing configured, Nomad is told within two seconds that an owner's program is on his GPU. The figure is for a quiet
-// machine and logged; what is asserted holds on any.
+// machine and logged; what holds on any is that it takes one round ([TestOwnerFirst]), and how often there is one ([TestConfig]).
 func TestOwnerIsNoticed(t *testing.T) {
 	const count = 12
 	s := nvmlsim.Host("notice", nvmlsim.RTX4090(), count)
@@ -23,14 +24,14 @@ func TestOwnerIsNoticed(t *testing.T) {
 	stream, err := p.Fingerprint(t.Context())
 	must.NoError(t, err)
 	drain(t, stream)
-	must.Len(t, count, receive(t, stream, 20*time.Second).Devices[0].Devices)
+	receiveGroup(t, stream, func(g *device.DeviceGroup) bool { return len(g.Devices) == count })
 
 	game := exec.Command("sleep", "3600")
 	must.NoError(t, game.Start())
 	t.Cleanup(func() { _ = game.Process.Kill(); _ = game.Wait() })
 	began, took := make([]time.Time, count), make([]time.Duration, count)
 	next, started := time.After(0), 0
-	deadline := time.After(time.Minute)
+	deadline := time.After(soon)
 	for slices.Contains(took, 0) {
 		select {
 		case <-next:
@@ -55,5 +56,4 @@ func TestOwnerIsNoticed(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("an owner's program is noticed after %v [%v-%v], n = %d", took[count/2], took[0], took[count-1], count)
-	must.Less(t, 15*time.Second, took[count-1])
 }

@@ -139,22 +139,15 @@ func (s *slot) fetch(patience time.Duration) (probe, bool) {
 	if !s.asked {
 		return probe{}, false
 	}
+	var enough <-chan time.Time
 	if s.stale {
-		patience = 0
+		enough = over()
+	} else {
+		enough = s.worker.after(patience)
 	}
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case p := <-s.result:
+	p, ok := take(s.result, enough)
+	if ok {
 		s.asked = false
-		return p, true
-	case <-timer.C:
 	}
-	select { // it may have come at the same moment
-	case p := <-s.result:
-		s.asked = false
-		return p, true
-	default:
-		return probe{}, false
-	}
+	return p, ok
 }

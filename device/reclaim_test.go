@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
@@ -42,7 +41,7 @@ func TestClaimsAreEvicted(t *testing.T) {
 			if reason == "" {
 				continue
 			}
-			e := receive(t, r.monitor.evictions, 5*time.Second)
+			e := receive(t, r.monitor.evictions)
 			must.Eq(t, "reclaimed by its owner", e.reason)
 			must.MapContainsKey(t, c.want, e.uuid, must.Sprint(id))
 			must.Eq(t, []string{e.uuid}, e.cards)
@@ -107,7 +106,7 @@ func TestReclaimKnowsHolders(t *testing.T) {
 		t.Helper()
 		return r.round().gpus[0]
 	}
-	answer := func() { r.monitor.carryOut(t.Context(), nomad, receive(t, r.monitor.evictions, 5*time.Second)) }
+	answer := func() { r.monitor.carryOut(t.Context(), nomad, receive(t, r.monitor.evictions)) }
 
 	must.True(t, look().Asking, must.Sprint("nobody has been asked yet"))
 	answer()

@@ -24,7 +24,7 @@ func (p *Plugin) Reserve(ids []string) (*device.ContainerReservation, error) {
 	s := p.snapshotSince(asked)
 	for {
 		r, unclean, err := s.reserve(ids)
-		if unclean == "" || time.Since(asked) >= cleanWithin || p.ctx.Err() != nil {
+		if unclean == "" || time.Since(asked) >= p.cleanWithin || p.ctx.Err() != nil {
 			return r, err
 		}
 		p.log.Debug("a GPU is not clean yet for its next task", "gpu", unclean, "error", err)

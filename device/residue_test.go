@@ -119,7 +119,8 @@ func TestReserveWaitsForCleanGPUs(t *testing.T) {
 	p.settings = Config{Enabled: true, LibraryPath: library, RecoverAfter: 1, ControlDir: t.TempDir(), FingerprintPeriod: "1h"}.understand()
 	p.monitor = newMonitor(p.settings, p.log, p.restart)
 	p.monitor.host.Proc = proc
-	p.monitor.watchFor = shortWatch
+	p.monitor.watchFor, p.monitor.stagger, p.monitor.patience = shortWatch, soon, soon
+	p.cleanWithin = soon
 	ended := make(chan struct{})
 	go func() { p.monitor.run(ctx); close(ended) }()
 	t.Cleanup(func() {
@@ -128,9 +129,14 @@ func TestReserveWaitsForCleanGPUs(t *testing.T) {
 		p.monitor.endWatchers()
 		p.monitor.session.shut()
 	})
+	first := p.monitor.published.Load()
+	for len(first.units) < len(s.GPUs) {
+		<-first.changed
+		first = p.monitor.published.Load()
+	}
 	var waiting sync.WaitGroup
-	granted := make([]error, 4)
-	for i, g := range s.GPUs {
+	granted := make([]error, 3)
+	for i, g := range s.GPUs[:3] {
 		waiting.Go(func() { _, granted[i] = p.Reserve([]string{g.UUID}) })
 	}
 	time.Sleep(200 * time.Millisecond) // not for the outcome: it lets the reservations find the GPUs unclean first
@@ -143,5 +149,7 @@ func TestReserveWaitsForCleanGPUs(t *testing.T) {
 	for i := range 3 {
 		must.NoError(t, granted[i])
 	}
-	must.ErrorContains(t, granted[3], "it is not clean after its last task: process python (73) of allocation "+someAlloc+" is on it")
+	p.cleanWithin = 0
+	_, err := p.Reserve([]string{s.GPUs[3].UUID})
+	must.ErrorContains(t, err, "it is not clean after its last task: process python (73) of allocation "+someAlloc+" is on it")
 }

@@ -48,15 +48,15 @@ func (s *session) machine(patience, hangAfter time.Duration, now time.Time) (m n
 		closeFirst := s.broken
 		s.asked = s.worker.do(patience, func() { s.reply <- s.ask(closeFirst) })
 	}
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case r := <-s.reply:
-		s.asked = false
-		return s.settle(r)
-	case <-timer.C:
+	if !s.asked {
 		return m, false, false, s.worker.hang(hangAfter, now)
 	}
+	r, ok := take(s.reply, s.worker.after(patience))
+	if !ok {
+		return m, false, false, s.worker.hang(hangAfter, now)
+	}
+	s.asked = false
+	return s.settle(r)
 }
 
 // ask runs in the worker.

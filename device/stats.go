@@ -63,20 +63,17 @@ func (m *monitor) sampleAll(groupBy string) []*device.DeviceGroupStats {
 // sample asks every GPU in its own worker, one after another unless they are slow, and waits for those that answer in time.
 func (m *monitor) sample(s *snapshot) []sampled {
 	results := make(chan []sampled, len(s.units))
-	timer := time.NewTimer(m.patience)
-	defer timer.Stop()
 	all := make([]sampled, 0, len(s.units))
 	asked := 0
 	collect := func(within time.Duration) {
-		timer.Reset(within)
+		enough := m.after(within)
 		for asked > 0 {
-			select {
-			case r := <-results:
-				asked--
-				all = append(all, r...)
-			case <-timer.C:
+			r, ok := take(results, enough)
+			if !ok {
 				return
 			}
+			asked--
+			all = append(all, r...)
 		}
 	}
 	for _, units := range bySampler(s.units) {

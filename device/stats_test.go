@@ -46,14 +46,12 @@ func TestStatisticsOfSilentGPU(t *testing.T) {
 
 func TestHangingStatisticsHoldUpNobody(t *testing.T) {
 	s := nvmlsim.Host("slow", nvmlsim.H100SXM(), 8)
-	r := newRig(t, s).slow(6 * time.Second)
+	r := newRig(t, s)
 	r.round()
-	s.GPUs[2].Faults = []nvmlsim.Fault{{Call: "nvmlDeviceGetPowerUsage", DelayMS: 30_000}}
+	s.GPUs[2].Faults = []nvmlsim.Fault{{Call: "nvmlDeviceGetPowerUsage", DelayMS: forEver}}
 	r.write()
 	for range 2 {
-		began := time.Now()
 		all := r.monitor.sampleAll("")
-		must.Less(t, 20*time.Second, time.Since(began))
 		must.MapLen(t, 7, all[0].InstanceStats)
 		must.MapNotContainsKey(t, all[0].InstanceStats, s.GPUs[2].UUID)
 	}
@@ -71,7 +69,7 @@ func TestStatsStreamOutlastsTheDriver(t *testing.T) {
 	out, err := p.Stats(ctx, 10*time.Millisecond)
 	must.NoError(t, err)
 	for range 3 {
-		got := receive(t, out, 5*time.Second)
+		got := receive(t, out)
 		must.NoError(t, got.Error)
 		must.SliceEmpty(t, got.Groups)
 	}

@@ -99,7 +99,7 @@ func TestReclaimReachesTheStatus(t *testing.T) {
 	})
 	await := func(what string, is func(control.Status) bool) control.Status {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(soon); ; time.Sleep(20 * time.Millisecond) {
 			s, err := dir.Status(time.Now())
 			if err == nil && is(s) {
 				return s
@@ -116,7 +116,7 @@ func TestReclaimReachesTheStatus(t *testing.T) {
 	must.Eq(t, 0, len(m.evictions), must.Sprint("its tasks are kept"))
 
 	must.NoError(t, dir.Reclaim(mine, control.Reclaim{By: "ada"}))
-	e := receive(t, m.evictions, 20*time.Second)
+	e := receive(t, m.evictions)
 	must.Eq(t, []string{mine}, e.cards)
 	must.NoError(t, dir.Reclaim(control.All, control.Reclaim{By: "bob", Keep: true}))
 	s = await("all reclaimed", func(s control.Status) bool { return s.GPUs[1].Reclaim != nil })
@@ -127,7 +127,7 @@ func TestReclaimReachesTheStatus(t *testing.T) {
 	await("given back", func(s control.Status) bool { return s.GPUs[0].Healthy && s.GPUs[1].Healthy })
 
 	must.NoError(t, os.Chmod(string(dir), 0o777))
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(soon); ; time.Sleep(20 * time.Millisecond) {
 		u, _ := m.published.Load().find(mine)
 		if !u.healthy {
 			must.StrContains(t, u.reason, "others could write to it")

@@ -2,6 +2,7 @@ package device
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"pangaea/device/nvml"
@@ -16,17 +17,32 @@ const stagger = 20 * time.Millisecond
 type worker struct {
 	trace nvml.Trace
 	jobs  chan func()
+	ended chan struct{} // closed when it has
+	after after
+	busy  atomic.Int32 // jobs that it has, or is being handed
 }
 
-func startWorker(ctx context.Context) *worker {
-	w := &worker{jobs: make(chan func())}
+// after is [time.After], which tests replace: they know who hangs, and wait for all others.
+type after func(time.Duration) <-chan time.Time
+
+// over is a patience that is at its end.
+func over() <-chan time.Time {
+	c := make(chan time.Time)
+	close(c)
+	return c
+}
+
+func startWorker(ctx context.Context, after after) *worker {
+	w := &worker{jobs: make(chan func()), ended: make(chan struct{}), after: after}
 	go func() {
+		defer close(w.ended)
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case job := <-w.jobs:
 				job()
+				w.busy.Add(-1)
 			}
 		}
 	}()
@@ -35,18 +51,39 @@ func startWorker(ctx context.Context) *worker {
 
 // do hands the worker a job as soon as it is free, and tells whether it took it within the patience given.
 func (w *worker) do(patience time.Duration, job func()) bool {
+	w.busy.Add(1)
 	select {
 	case w.jobs <- job:
 		return true
 	default:
 	}
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
 	select {
 	case w.jobs <- job:
 		return true
-	case <-timer.C:
-		return false
+	case <-w.ended:
+	case <-w.after(patience):
+	}
+	w.busy.Add(-1)
+	return false
+}
+
+// take waits for what a worker sends, for as long as the patience lasts.
+func take[T any](from <-chan T, enough <-chan time.Time) (v T, ok bool) {
+	select {
+	case v = <-from:
+		return v, true
+	default:
+	}
+	select {
+	case v = <-from:
+		return v, true
+	case <-enough:
+	}
+	select { // it may have come at the same moment
+	case v = <-from:
+		return v, true
+	default:
+		return v, false
 	}
 }
 

@@ -137,7 +137,7 @@ func TestTellFails(t *testing.T) {
 	began := time.Now()
 	_, err = d.Tell(ctx, bounds)
 	must.ErrorContains(t, err, "the MPS control daemon does not answer set_default_active_thread_percentage: restart it")
-	must.Less(t, 20*time.Second, time.Since(began), must.Sprint("it hangs for 30"))
+	must.Less(t, 30*time.Minute, time.Since(began), must.Sprint("it hangs for an hour"))
 
 	must.NoError(t, c.Behave(""))
 	must.NoError(t, c.Serve("Server list:"))

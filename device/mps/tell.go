@@ -26,7 +26,7 @@ type Bounds struct {
 func Limit(mib uint64) string { return strconv.FormatUint(mib, 10) + "M" }
 
 // Tell makes the bounds the daemon's defaults, and those of servers that run already for their clients to come. Failures of
-// one GPU are by its UUID; the error is of all. It takes no longer than the context lets it, and a second.
+// one GPU are by its UUID; the error is of all. It takes no longer than the context lets it, and restFor.
 func (d Daemon) Tell(ctx context.Context, b Bounds) (failures map[string]error, err error) {
 	percent := strconv.Itoa(b.Percent)
 	_, err = d.ask(ctx, "set_default_active_thread_percentage "+percent)
@@ -101,6 +101,9 @@ func (d Daemon) expect(ctx context.Context, command string, want int) error {
 	return fmt.Errorf("the MPS control daemon answers %s with %s, not with the %d that it was told: restart it", command, quote(answer), want)
 }
 
+// restFor is how long a command's output is waited for after its end, for the sake of what it has started and left behind.
+const restFor = 10 * time.Second
+
 // ask runs one command.
 func (d Daemon) ask(ctx context.Context, command string) (string, error) {
 	path, err := exec.LookPath(Program)
@@ -110,7 +113,7 @@ func (d Daemon) ask(ctx context.Context, command string) (string, error) {
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Env = []string{"CUDA_MPS_PIPE_DIRECTORY=" + d.Dir, "PATH=" + os.Getenv("PATH")}
 	cmd.Stdin = strings.NewReader(command + "\n")
-	cmd.WaitDelay = time.Second // for whatever it has started and left behind
+	cmd.WaitDelay = restFor
 	out := &bounded{room: 4096}
 	cmd.Stdout, cmd.Stderr = out, out
 	err = cmd.Run()

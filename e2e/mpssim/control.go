@@ -44,7 +44,7 @@ func New(dir string) (*Control, error) {
 
 func (c *Control) path() string { return filepath.Join(c.Bin, "nvidia-cuda-mps-control") }
 
-// Behave says how commands are answered from now on: "" as documented, "hang" for 30 seconds, "garbage", or "refuse X" for those
+// Behave says how commands are answered from now on: "" as documented, "hang" for an hour, "garbage", or "refuse X" for those
 // about X.
 func (c *Control) Behave(how string) error {
 	return os.WriteFile(filepath.Join(c.Pipe, "behaviour"), []byte(how), 0o600)

@@ -15,7 +15,7 @@ while read -r command value rest; do
 	echo "$command $value $rest" | sed 's/ *$//' >>"$dir/asked"
 	behaviour=$(cat "$dir/behaviour")
 	case "$behaviour" in
-	hang) exec sleep 30 ;;
+	hang) exec sleep 3600 ;;
 	garbage) printf 'flubber\033[2J'; continue ;;
 	"refuse $value") echo "Invalid device"; exit 1 ;;
 	esac
