@@ -219,6 +219,18 @@ func (o *stream) read() bool {
 	return true
 }
 
+// left is what nobody has read of what the task wrote.
+func (o *stream) left() int64 {
+	if o.source < 0 {
+		return 0
+	}
+	held, err := unix.IoctlGetInt(o.source, unix.TIOCINQ)
+	if err != nil {
+		return 0
+	}
+	return int64(held)
+}
+
 // write passes on what is pending. A sink that stays full is given up on for as long as it is full.
 func (o *stream) write(at time.Duration) {
 	o.follow(at)

@@ -109,7 +109,9 @@ func (s *shim) reap() {
 // drain passes on the task's last output. All its writers are dead, so the streams end.
 func (s *shim) drain() {
 	deadline := now() + drainTime
-	for now() < deadline {
+	for late := false; !late; {
+		// Looked at before the last step: where this process stood still, that one passes on what is there.
+		late = now() >= deadline
 		open := false
 		for i := range s.out {
 			open = open || s.out[i].source >= 0 || len(s.out[i].pending) > 0
@@ -128,7 +130,7 @@ func (s *shim) exit(at time.Time) *record.Exit {
 		LeaseExpired: s.lease.expired, Unknown: !s.known,
 	}
 	for i := range s.out {
-		exit.DroppedLogBytes += s.out[i].dropped + int64(len(s.out[i].pending))
+		exit.DroppedLogBytes += s.out[i].dropped + int64(len(s.out[i].pending)) + s.out[i].left()
 	}
 	if s.known {
 		exit.FromStatus(s.status)

@@ -24,7 +24,7 @@ const lingerTime = 300 * time.Millisecond
 const moveTime = 50 * time.Millisecond
 
 // stopTime is how long the runtime gets to kill a program whose exec was cancelled.
-const stopTime = 3 * time.Second
+const stopTime = 10 * time.Second
 
 // Exec runs a program in the sandbox and returns its exit code. A program that can't be run has the code that
 // a shell gives it, 126 or 127, and the reason on Stderr.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -69,6 +70,27 @@ func TestRootExec(t *testing.T) {
 			must.StrContains(t, out.String(), tc.stdout)
 			must.Eq(t, tc.code, code)
 		})
+	}
+}
+
+// slowClient takes longer for each piece of output than an exec waits for more once its program has ended.
+type slowClient struct{ lockedBuffer }
+
+func (s *slowClient) Write(p []byte) (int, error) {
+	time.Sleep(lingerTime * 5 / 4)
+	return s.lockedBuffer.Write(p)
+}
+
+// A client that is slow to take the output gets all of it.
+func TestRootExecSlowClient(t *testing.T) {
+	b := newBench(t)
+	task := b.start(b.launch("/bin/sleep", "1000"))
+	for tty, lines := range map[bool]int{false: 9000, true: 3000} {
+		out := &slowClient{}
+		code, err := task.Exec(t.Context(), ExecRequest{Args: []string{"seq", "1", strconv.Itoa(lines)}, TTY: tty, Stdout: out})
+		must.NoError(t, err)
+		must.Zero(t, code)
+		must.Eq(t, lines, strings.Count(out.String(), "\n"), must.Sprintf("tty %v", tty))
 	}
 }
 

@@ -1,12 +1,15 @@
 package supervisor
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // outputs are the pipes from an exec's program to the request's writers.
@@ -56,10 +59,41 @@ func (o *outputs) started() {
 	}
 	for i, f := range o.ours {
 		o.copies.Go(func() {
-			_, _ = io.Copy(o.sinks[i], f)
+			copyOut(o.sinks[i], f)
 			_ = f.Close()
 		})
 	}
+}
+
+// mostHeld is what a pipe holds by default; a terminal holds less.
+const mostHeld = 64 << 10
+
+// copyOut copies what comes from a pipe or a terminal until its end or its deadline. What is in it by then it copies as
+// well: a client may be slow to take what came before, and this process slow to run.
+func copyOut(sink io.Writer, f *os.File) {
+	_, err := io.Copy(sink, f)
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return
+	}
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	// No more than that: others may still write, and for ever.
+	rest := make([]byte, 0, mostHeld)
+	_ = conn.Control(func(fd uintptr) {
+		for len(rest) < mostHeld {
+			n, err := unix.Read(int(fd), rest[len(rest):mostHeld])
+			if err == unix.EINTR {
+				continue
+			}
+			if err != nil || n <= 0 {
+				return
+			}
+			rest = rest[:len(rest)+n]
+		}
+	})
+	_, _ = sink.Write(rest)
 }
 
 // linger reads what the program has written, but no longer waits for what its children may yet write.

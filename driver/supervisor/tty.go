@@ -63,7 +63,7 @@ func converse(master *os.File, r ExecRequest) func() {
 	go func() {
 		defer close(copied)
 		// It ends with EIO when the last process has closed the terminal.
-		_, _ = io.Copy(out, master)
+		copyOut(out, master)
 	}()
 	if r.Stdin != nil {
 		go func() {
@@ -158,6 +158,11 @@ func (c *console) hurry() { _ = c.listener.SetDeadline(time.Now().Add(lingerTime
 // accept receives the terminal's master.
 func (c *console) accept() (*os.File, error) {
 	conn, err := c.listener.AcceptUnix()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// The time may have passed while this process stood still and a terminal had come.
+		c.hurry()
+		conn, err = c.listener.AcceptUnix()
+	}
 	if err != nil {
 		return nil, err
 	}
