@@ -37,6 +37,7 @@ const rules = `profile ` + OwnProfile + ` flags=(attach_disconnected,mediate_del
   deny /sys/** wklx,
   deny /sys/firmware/** r,
   deny /sys/kernel/{debug,security,tracing}/** r,
+  deny /sys/kernel/{boot_params/**,vmcoreinfo} r,
   deny /sys/devices/virtual/powercap/** r,
 }
 `

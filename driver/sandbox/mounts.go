@@ -110,7 +110,8 @@ func covers(t *Task, place string) bool {
 }
 
 // applyPaths hides kernel files that tell about the host, or that other tenants could be watched through, and makes
-// the rest of what is dangerous unwritable. The list is Moby's of 2026 and NVIDIA's own directory.
+// the rest of what is dangerous unwritable. The list is Moby's of 2026, NVIDIA's own directory, and
+// what e2e/escape could still read.
 func applyPaths(s *specs.Spec, t *Task, h *Host) error {
 	s.Linux.MaskedPaths = append(MaskedPaths(), h.MaskedPaths...)
 	s.Linux.ReadonlyPaths = ReadonlyPaths()
@@ -128,6 +129,8 @@ func MaskedPaths() []string {
 		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
 		"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
 		"/sys/devices/virtual/powercap", "/sys/firmware",
+		// As readable on any host, and as telling of where things lie in the machine's memory, as what /sys/firmware has.
+		"/sys/kernel/boot_params", "/sys/kernel/vmcoreinfo",
 	}
 }
 
