@@ -74,7 +74,11 @@ func archiveOf(files map[string][]byte) ([]byte, error) {
 	var buffer bytes.Buffer
 	archive := tar.NewWriter(&buffer)
 	for _, dir := range directories {
-		err := archive.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: 0o755})
+		mode := int64(0o755)
+		if dir == "tmp/" {
+			mode = 0o1777
+		}
+		err := archive.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: mode})
 		if err != nil {
 			return nil, fmt.Errorf("cannot archive %s: %w", dir, err)
 		}
