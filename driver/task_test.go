@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -55,6 +56,10 @@ func TestRootRun(t *testing.T) {
 		{name: "processes", job: with(sh("for i in $(seq 300); do sleep 600 & done 2>/dev/null; echo started"), func(j *JobConfig) { j.PidsLimit = byKernel[int64](20, 150) }), code: 2},
 		{name: "processes of a user", job: with(sh("for i in $(seq 40); do sleep 600 & done 2>/dev/null; echo started"), func(j *JobConfig) { j.Ulimit = map[string]string{"nproc": "10"} }), code: 2},
 		{name: "space in /tmp as in the rest", job: with(sh("dd if=/dev/zero of=/tmp/x bs=1M count=80 2>/dev/null || echo full"), func(j *JobConfig) { j.DiskLimit = "64MiB" }), out: "full\n"},
+		// Programs such as a Java virtual machine size themselves by this. gVisor tells its tasks by the machine's memory.
+		{name: "its own limits and no others, to read", job: sh("cd /sys/fs/cgroup; " +
+			byKernel("cat memory/memory.limit_in_bytes 2>/dev/null || cat memory.max", "awk '/MemTotal/ {print $2 * 1024}' /proc/meminfo") +
+			"; for d in x pids/x; do mkdir $d || echo refused; done; find . -name 'pangaea*' | wc -l"), out: fmt.Sprint(memoryMB()<<20) + "\nrefused\nrefused\n0\n"},
 		{name: "out of memory", job: sh("exec dd if=/dev/zero of=/dev/null bs=200M count=1"), code: 137},
 		{name: "mount is refused by the kernel", job: sh("mount -t tmpfs x /tmp || unshare -U true || echo refused"), out: "refused\n"},
 		{name: "kernel files are masked", job: sh("cat /proc/kcore | wc -c; ls /sys/firmware | wc -l; echo 1 > /proc/sysrq-trigger || echo refused"), out: "0\n0\nrefused\n"},

@@ -14,8 +14,8 @@ const (
 
 // applyMounts lists what the sandbox mounts, in order. Nothing in it comes from the image: an image that chooses what
 // is mounted, or what a mask is made of, was the door of CVE-2025-31133, 2025-52565 and 2026-41579.
-func applyMounts(s *specs.Spec, t *Task, h *Host) error {
-	s.Mounts = kernelMounts(t, h)
+func applyMounts(s *specs.Spec, t *Task, _ *Host) error {
+	s.Mounts = kernelMounts(t)
 	if !covers(t, "/tmp") && t.ReadonlyRootfs {
 		s.Mounts = append(s.Mounts, tmpfs(Tmpfs{Target: "/tmp"}, t))
 	}
@@ -34,23 +34,21 @@ func applyMounts(s *specs.Spec, t *Task, h *Host) error {
 	return nil
 }
 
-func kernelMounts(t *Task, h *Host) []specs.Mount {
+func kernelMounts(t *Task) []specs.Mount {
 	shm := t.ShmBytes
 	if shm <= 0 {
 		shm = defaultShm
 	}
-	mounts := []specs.Mount{
+	return []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + strconv.FormatInt(shm, 10)}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		sysfs(t),
+		// Here a Java virtual machine, and much else that sizes itself, looks for the task's limits.
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
 	}
-	if h.CgroupV2 {
-		mounts = append(mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}})
-	}
-	return mounts
 }
 
 // sysfs shows the interfaces of the network namespace that it is mounted in, and the kernel lets only that
@@ -115,6 +113,10 @@ func covers(t *Task, place string) bool {
 func applyPaths(s *specs.Spec, t *Task, h *Host) error {
 	s.Linux.MaskedPaths = append(MaskedPaths(), h.MaskedPaths...)
 	s.Linux.ReadonlyPaths = ReadonlyPaths()
+	if !h.CgroupV2 {
+		// The directory of the hierarchies, which libcontainer leaves writable.
+		s.Linux.ReadonlyPaths = append(s.Linux.ReadonlyPaths, "/sys/fs/cgroup")
+	}
 	if t.GPUs.Visible == "" {
 		s.Linux.MaskedPaths = append(s.Linux.MaskedPaths, "/proc/driver/nvidia")
 		return nil
