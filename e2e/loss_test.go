@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -53,7 +54,7 @@ func replaced(t *testing.T, jobspec string, takeDown func(*devpool.Cluster) erro
 	t.Helper()
 	purgeAfter(t, "inference")
 	nomad(t, "job", "run", "-detach", "-var", "countries=FR,US", jobspec)
-	running, err := shared.AwaitJob(t.Context(), "inference", api.AllocClientStatusRunning, time.Minute)
+	running, err := shared.AwaitJob(t.Context(), "inference", api.AllocClientStatusRunning, patience)
 	must.NoError(t, err)
 	first := running[0]
 	logs(t, first, "alive")
@@ -63,14 +64,14 @@ func replaced(t *testing.T, jobspec string, takeDown func(*devpool.Cluster) erro
 	killed := time.Now()
 	must.NoError(t, takeDown(lost))
 	t.Cleanup(func() { reviveIfDead(t, lost) })
-	second := awaitMember(t, "inference", other, 90*time.Second)
+	second := awaitMember(t, "inference", other, patience)
 	t.Logf("placed on %s %s after %s was lost", other, time.Since(killed).Round(100*time.Millisecond), lost.Alias)
 	logs(t, second, "alive")
 
 	must.NoError(t, lost.Revive(t.Context()))
 	must.NoError(t, shared.AwaitMembers(t.Context()))
-	must.NoError(t, lost.AwaitStopped(t.Context(), "inference", time.Minute))
-	must.Eq(t, second.ID, awaitMember(t, "inference", other, 30*time.Second).ID)
+	must.NoError(t, lost.AwaitStopped(t.Context(), "inference", patience))
+	must.Eq(t, second.ID, awaitMember(t, "inference", other, patience).ID)
 
 	before, err := lost.Logs(t.Context(), first.ID, "server")
 	must.NoError(t, err)
@@ -129,7 +130,7 @@ func TestGatewayRestart(t *testing.T) {
 	must.StrContains(t, answer, before[0].ID)
 	must.NoError(t, shared.RunGateway(t.Context()))
 	must.NoError(t, shared.AwaitMembers(t.Context()))
-	after, err := shared.AwaitJob(t.Context(), "inference", api.AllocClientStatusRunning, time.Minute)
+	after, err := shared.AwaitJob(t.Context(), "inference", api.AllocClientStatusRunning, patience)
 	must.NoError(t, err)
 	must.Eq(t, before[0].ID, after[0].ID)
 }
@@ -138,17 +139,17 @@ func TestGatewayRestart(t *testing.T) {
 // code that it has meanwhile is the one that Nomad reports.
 func TestClientAndPluginsKilled(t *testing.T) {
 	path := writeJob(t, spec(map[string]string{
-		"JOB": "exit-seven", "IMAGE": "10.199.0.1:5000/exit:1", "ARGS": `args = ["8", "7"]`, "CONSTRAINT": `region = "us-nyc-1"`,
+		"JOB": "exit-seven", "IMAGE": "10.199.0.1:5000/exit:1", "ARGS": `args = ["3600", "7"]`, "CONSTRAINT": `region = "us-nyc-1"`,
 	}))
 	purgeAfter(t, "exit-seven")
 	nomad(t, "job", "run", "-detach", path)
-	running, err := shared.AwaitJob(t.Context(), "exit-seven", api.AllocClientStatusRunning, time.Minute)
+	running, err := shared.AwaitJob(t.Context(), "exit-seven", api.AllocClientStatusRunning, patience)
 	must.NoError(t, err)
 	cluster := memberOf(t, running[0])
 	must.NoError(t, cluster.KillClientAndPlugins())
-	time.Sleep(10 * time.Second) // the task ends while nobody looks: this is its own clock, not a race
+	must.NoError(t, cluster.SignalTask(running[0].ID, syscall.SIGUSR1)) // it ends while nobody looks
 	must.NoError(t, cluster.ReviveClient(t.Context()))
-	failed := awaitStatus(t, "exit-seven", api.AllocClientStatusFailed, time.Minute)
+	failed := awaitStatus(t, "exit-seven", api.AllocClientStatusFailed, patience)
 	must.Eq(t, 7, exitCode(t, failed))
 }
 

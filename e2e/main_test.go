@@ -11,6 +11,9 @@ import (
 	"pangaea/e2e/devpool"
 )
 
+// patience is how long anything may take: far longer than on the slowest machine, for it ends a test that would never end.
+const patience = 5 * time.Minute
+
 // shared is the pool that all tests run on; TestMain owns it.
 var shared *devpool.Pool
 

@@ -70,14 +70,14 @@ func TestAttend(t *testing.T) {
 			program.Stdout = writer
 			must.NoError(t, program.Start())
 			must.NoError(t, writer.Close())
-			must.Wait(t, until.InitialSuccess(until.BoolFunc(there("begun")), until.Timeout(time.Minute), until.Gap(10*time.Millisecond)))
+			must.Wait(t, until.InitialSuccess(until.BoolFunc(there("begun")), until.Timeout(5*time.Minute), until.Gap(10*time.Millisecond)))
 			must.NoError(t, reader.Close())
 			must.NoError(t, program.Process.Signal(sig))
 			must.Error(t, program.Wait())
 			if sig != syscall.SIGKILL {
 				must.Eq(t, 7, program.ProcessState.ExitCode(), must.Sprint("the work's own exit status"))
 			}
-			must.Wait(t, until.InitialSuccess(until.BoolFunc(there("cleaned")), until.Timeout(time.Minute), until.Gap(10*time.Millisecond)))
+			must.Wait(t, until.InitialSuccess(until.BoolFunc(there("cleaned")), until.Timeout(5*time.Minute), until.Gap(10*time.Millisecond)))
 		})
 	}
 }

@@ -1,6 +1,7 @@
 package devpool
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,8 @@ consul {
   address    = "http://127.0.0.1:8500"
   token_file = %[2]q
 }
+# One machine is all members' here: all are silent while it does something else.
+clocks { suspect_after = "12s" }
 `
 
 const memberConfig = `
@@ -213,6 +216,28 @@ func (c *Cluster) KillClientAndPlugins() error {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	return nil
+}
+
+// SignalTask sends a signal to an allocation's only task, and returns when its process is gone.
+func (c *Cluster) SignalTask(allocation string, signal syscall.Signal) error {
+	groups, _ := filepath.Glob("/proc/[0-9]*/cgroup")
+	for _, group := range groups {
+		text, _ := os.ReadFile(group)
+		var pid int
+		_, err := fmt.Sscanf(group, "/proc/%d/cgroup", &pid)
+		if err != nil || !bytes.Contains(text, []byte(allocation)) {
+			continue
+		}
+		who := identity(pid)
+		for deadline := time.Now().Add(patience); identity(pid) == who; time.Sleep(20 * time.Millisecond) {
+			_ = syscall.Kill(pid, signal) // the kernel drops those that the first process of a sandbox does not take yet
+			if time.Now().After(deadline) {
+				return fmt.Errorf("the task of %s does not end", allocation)
+			}
+		}
+		return nil
+	}
+	return fmt.Errorf("allocation %s has no process", allocation)
 }
 
 // ReviveClient starts the cluster's Nomad client again.

@@ -62,12 +62,12 @@ leave_on_terminate   = false
 disable_update_check = true
 `
 
+// serverConfig lets a client be silent for as long as a test, or a busy machine, likes.
 const serverConfig = `
 server {
-  enabled           = true
-  bootstrap_expect  = 1
-  heartbeat_grace   = "2s"
-  min_heartbeat_ttl = "3s"
+  enabled          = true
+  bootstrap_expect = 1
+  heartbeat_grace  = "15m"
 }
 `
 

@@ -121,7 +121,7 @@ func (c *consul) call(ctx context.Context, method, path string, in, out any) err
 
 // callJSON makes one HTTP request with JSON in and out; any status from 300 on is an error with the body's text.
 func callJSON(ctx context.Context, method, url string, header map[string]string, in, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	var body bytes.Buffer
 	if in != nil {

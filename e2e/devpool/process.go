@@ -13,8 +13,12 @@ import (
 	"time"
 )
 
-// stopTimeout is how long a process has to end after SIGTERM before it is killed.
-const stopTimeout = 15 * time.Second
+const (
+	// stopTimeout is how long a process has to end after SIGTERM before it is killed.
+	stopTimeout = time.Minute
+	// patience is how long anything else may take: far longer than on the slowest machine, for it ends what would never end.
+	patience = 5 * time.Minute
+)
 
 // inheritedVariables are those that the pool's processes get from ours. In particular AWS_CA_BUNDLE is not among
 // them: it makes Nomad's AWS fingerprinter abort the agent.
@@ -122,7 +126,7 @@ func tail(path string, lines int) string {
 
 // await calls ready every 100 ms until it returns nil, the process dies or the time is up.
 func (p *process) await(ctx context.Context, what string, ready func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()

@@ -58,7 +58,7 @@ func (c *Cluster) stopJobs(ctx context.Context) error {
 	if c.Token == "" || !c.Running() {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	client, err := c.API()
 	if err != nil {
@@ -118,7 +118,7 @@ func removeLeftovers(ctx context.Context, dir string) error {
 // on purpose, and here they must not. Tasks die with their cgroup's last supervisor, or else by the sandbox's own
 // cgroup, which is killed with it.
 func killBelow(dir string) error {
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		pids, err := processesBelow(dir)
 		if err != nil || len(pids) == 0 {
@@ -295,12 +295,11 @@ func removeCgroups(before map[string]bool) error {
 // or children is another Nomad's by now: all of ours are dead.
 func removeCgroup(dir string) error {
 	var err error
-	for range 100 {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		err = os.Remove(dir)
 		if err == nil || errors.Is(err, os.ErrNotExist) || isOccupied(dir) {
 			return nil
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	return fmt.Errorf("cannot remove the cgroup %s: %w", dir, err)
 }

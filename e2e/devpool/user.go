@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"sort"
 	"strings"
 	"time"
@@ -161,7 +162,7 @@ func (p *Pool) cluster(alias string) *Cluster {
 
 // Ask posts a text to a service's allocation and returns the answer, waiting until the service listens.
 func (p *Pool) Ask(ctx context.Context, allocation *Allocation, path, text string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()
@@ -218,6 +219,50 @@ func (p *Pool) NomadAs(ctx context.Context, token string, args ...string) (strin
 	cmd.Env = append(environment(), "NOMAD_ADDR="+Address, "NOMAD_TOKEN="+token)
 	output, err := cmd.CombinedOutput()
 	return string(output), err
+}
+
+// RunUntil runs pangaea with arguments until it has printed something that matches, and for a while more, ends it and
+// returns what it printed. It fails if the program ends by itself or prints nothing of the kind.
+func (p *Pool) RunUntil(ctx context.Context, printed *regexp.Regexp, more time.Duration, args ...string) (string, error) {
+	file, err := os.CreateTemp(p.dir, "output-")
+	if err != nil {
+		return "", fmt.Errorf("cannot keep a program's output: %w", err)
+	}
+	defer func() { _ = errors.Join(file.Close(), os.Remove(file.Name())) }()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(p.Tools.Bin, "pangaea"), args...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = environment(), file, file
+	err = cmd.Start()
+	if err != nil {
+		return "", fmt.Errorf("cannot run pangaea %s: %w", strings.Join(args, " "), err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		err = cmd.Wait()
+	}()
+	text := func() string {
+		all, _ := os.ReadFile(file.Name())
+		return string(all)
+	}
+	for {
+		wait := 50 * time.Millisecond
+		done := printed.MatchString(text())
+		if done {
+			wait = more
+		}
+		select {
+		case <-ended:
+			return text(), errors.Join(fmt.Errorf("pangaea %s ended", strings.Join(args, " ")), err, ctx.Err())
+		case <-time.After(wait):
+		}
+		if done {
+			cancel()
+			<-ended
+			return text(), nil
+		}
+	}
 }
 
 // RunToEnd runs pangaea with arguments that must make it fail, and returns what it printed.

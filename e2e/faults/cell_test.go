@@ -62,6 +62,8 @@ type cell struct {
 	point *failpoint.Point
 	held  int  // the process that the failpoint holds
 	told  bool // how to end
+
+	stopped time.Duration // how long its victim was, at the most
 }
 
 func (c *cell) String() string {
@@ -288,5 +290,5 @@ func (c *cell) logsSurvive() bool {
 	if c.action == kill {
 		return c.victim != logmon && c.victim != machine
 	}
-	return c.victim != logmon || stopTime(c.t) <= time.Second
+	return c.victim != logmon || c.stopped <= 2*time.Second
 }

@@ -54,8 +54,9 @@ func run(m *testing.M) int {
 	return node.Main(m, node.Options{
 		Bin: programs, Programs: []string{"witness"}, GPUs: nvmlsim.Host("faults", nvmlsim.L4(), gpus),
 		Egress: "disabled = false", Runsc: true,
-		// Nomad allows a task 30 s for its end unless its client says otherwise.
-		Driver: "allow_volumes = true", Client: `client { max_kill_timeout = "120s" }`,
+		// Nomad allows a task 30 s for its end unless its client says otherwise. A task that is being stopped waits here until
+		// all others are in their phases too.
+		Driver: "allow_volumes = true", Client: `client { max_kill_timeout = "30m" }`,
 	}, func(n *node.Node) { shared = n })
 }
 
@@ -82,7 +83,7 @@ func goBuild(cgo, to, tags, pkg string, flags ...string) error {
 }
 
 // patience is how long anything may take: long, for it only ends a test that would never end.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 func patiently(t *testing.T) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(t.Context(), patience)

@@ -73,6 +73,7 @@ func strike(t *testing.T, victims, others []*cell) {
 	t.Helper()
 	var killed, stopped []*cell
 	resume := map[*cell][]int{}
+	began := time.Now()
 	for _, c := range victims {
 		if c.action == kill {
 			killed = append(killed, c)
@@ -92,6 +93,7 @@ func strike(t *testing.T, victims, others []*cell) {
 	}
 	for _, c := range stopped {
 		signalAll(c.task, resume[c], syscall.SIGCONT)
+		c.stopped = time.Since(began)
 	}
 	for _, c := range killed {
 		c.revive(t)

@@ -35,7 +35,7 @@ job "NAME" {
     }
     task "NAME" {
       driver       = "runc"
-      kill_timeout = "90s"
+      kill_timeout = "30m"
       config {
         image   = "IMAGES/witness:1"
         args    = ["/shared", "CLOCK"]

@@ -28,7 +28,7 @@ job "ask" {
     }
     task "t" {
       driver       = "runc"
-      kill_timeout = "1s"
+      kill_timeout = "15s"
       config {
         image = "IMAGES/hello-gpu:1"
         args  = [ARGS]

@@ -32,7 +32,7 @@ job "fill" {
     }
     task "t" {
       driver       = "runc"
-      kill_timeout = "3s"
+      kill_timeout = "15s"
       config {
         image = "IMAGES/hello-gpu:1"
         args  = ["stay"]
@@ -47,7 +47,7 @@ job "fill" {
 }
 `
 
-const killTimeout = 3 * time.Second
+const killTimeout = 15 * time.Second
 
 // The steps share one job, since what each shows begins where the one before ends.
 func TestRootHealth(t *testing.T) {

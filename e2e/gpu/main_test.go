@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 
 // patience is far longer than anything takes: Nomad's client alone tells its servers of a device's change after 5 to
 // 10 seconds.
-const patience = 3 * time.Minute
+const patience = 5 * time.Minute
 
 // play changes what the GPUs are doing.
 func play(t *testing.T, change func([]*nvmlsim.GPU)) {

@@ -17,7 +17,8 @@ import (
 )
 
 // With nothing configured, the plugin of a real node notices an owner's program within two seconds; when Nomad's servers
-// know, its client decides, which tells them of devices in batches. Both are logged, and what is asserted holds on any machine.
+// know, its client decides, which tells them of devices in batches. Both are logged for a quiet machine; that it takes the
+// plugin one round is a test of its own.
 func TestRootOwnerIsNoticed(t *testing.T) {
 	const count = 12
 	gpus := nvmlsim.Host("noticed", nvmlsim.RTX4090(), count)
@@ -79,8 +80,5 @@ func TestRootOwnerIsNoticed(t *testing.T) {
 		}
 		slices.Sort(took)
 		t.Logf("%s: an owner's program is noticed after %v [%v-%v], n = %d", who, took[count/2], took[0], took[count-1], count)
-		if who == "the plugin" {
-			must.Less(t, 15*time.Second, took[count-1])
-		}
 	}
 }

@@ -16,9 +16,9 @@ import (
 const (
 	// patience is how long anything may take: far longer than on the slowest machine, for it ends a test that would
 	// never end.
-	patience = 3 * time.Minute
+	patience = 5 * time.Minute
 	// stopTimeout is how long an agent has to end after SIGTERM before it is killed.
-	stopTimeout = 30 * time.Second
+	stopTimeout = 2 * time.Minute
 	// pollPause is between two looks at what tells nobody when it changes.
 	pollPause = 50 * time.Millisecond
 )

@@ -73,7 +73,7 @@ func (n *Node) awaitEnded() error {
 // eventually waits until nothing is left: the kernel takes its time with the dead.
 func eventually(look func() []string) error {
 	var left []string
-	for deadline := time.Now().Add(patience / 3); time.Now().Before(deadline); time.Sleep(pollPause) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(pollPause) {
 		left = look()
 		if len(left) == 0 {
 			return nil

@@ -57,7 +57,9 @@ job "limited" {
 func TestRootNodeLimits(t *testing.T) {
 	job, err := shared.Run(t.Context(), limited)
 	must.NoError(t, err)
-	a, err := shared.AwaitStatus(t.Context(), job, api.AllocClientStatusRunning)
+	a, err := shared.Await(t.Context(), job, "running with both tasks", func(a *api.Allocation) bool {
+		return len(Events(a, api.TaskStarted)) == 2
+	})
 	must.NoError(t, err)
 	pids, err := shared.Tasks(a.ID)
 	must.NoError(t, err)

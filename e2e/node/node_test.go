@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -70,9 +71,15 @@ func TestRootNode(t *testing.T) {
 	shims, err := shared.Shims(a.ID)
 	must.NoError(t, err)
 	must.Len(t, 1, shims)
-	before, err := shared.Tasks(a.ID)
-	must.NoError(t, err)
-	must.Len(t, 1, before)
+	var before []int
+	must.NoError(t, eventually(func() []string { // what was executed ends a moment after its exit code is known
+		before, err = shared.Tasks(a.ID)
+		must.NoError(t, err)
+		if len(before) == 1 {
+			return nil
+		}
+		return []string{fmt.Sprint("processes of the task: ", before)}
+	}))
 
 	must.NoError(t, shared.KillClient())
 	must.NoError(t, shared.StartClient(t.Context()))

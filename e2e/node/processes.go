@@ -91,9 +91,21 @@ func (n *Node) Find(match func(Process) bool) ([]int, error) {
 	return pids, nil
 }
 
-// Plugin finds the process of a plugin, "pangaea-driver" or "pangaea-device". While Nomad starts there may be two.
+// Plugin finds the process of a plugin, "pangaea-driver" or "pangaea-device", but not one that it forks and that has not
+// become another program yet. While Nomad starts there may be two.
 func (n *Node) Plugin(name string) ([]int, error) {
-	return n.Find(func(p Process) bool { return p.Args[0] == filepath.Join(n.Dir, "plugins", name) })
+	pids, err := n.Find(func(p Process) bool { return p.Args[0] == filepath.Join(n.Dir, "plugins", name) })
+	own := slices.DeleteFunc(slices.Clone(pids), func(pid int) bool {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		_, rest, _ := strings.Cut(string(text), ") ") // a plugin's name has no parentheses
+		fields := strings.Fields(rest)
+		if len(fields) < 2 {
+			return true // it has gone
+		}
+		parent, err := strconv.Atoi(fields[1])
+		return err == nil && slices.Contains(pids, parent)
+	})
+	return own, err
 }
 
 // Logmons finds Nomad's log collectors: there is one per task.

@@ -71,6 +71,10 @@ consul {
   session_ttl  = %q
   lock_delay   = "1ms"
 }
+clocks {
+  suspect_after  = "3m"
+  detached_after = "3m"
+}
 `, ports[0], ports[1], consul.Address, consul.GRPCAddress, tokenFile, ttl.String()), 0o600))
 	return file
 }

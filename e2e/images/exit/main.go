@@ -1,11 +1,13 @@
-// Command exit waits for as many seconds as its first argument says and ends with the code that its second one says:
-// a task for tests of what happens to exit codes.
+// Command exit waits for as many seconds as its first argument says, or until it gets the signal USR1, and ends with the
+// code that its second one says: a task for tests of what happens to exit codes.
 package main
 
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -24,6 +26,11 @@ func main() {
 		fmt.Fprintln(os.Stderr, "exit: cannot read the code:", err)
 		os.Exit(2)
 	}
-	time.Sleep(time.Duration(seconds * float64(time.Second)))
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGUSR1)
+	select {
+	case <-time.After(time.Duration(seconds * float64(time.Second))):
+	case <-told:
+	}
 	os.Exit(code)
 }

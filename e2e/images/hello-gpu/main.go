@@ -17,6 +17,11 @@ import (
 const libraryDir = "/usr/local/nvidia/lib64"
 
 func main() {
+	signals := make(chan os.Signal, 1)
+	stays := len(os.Args) > 1 && os.Args[1] == "stay"
+	if stays {
+		signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	}
 	fmt.Printf("hello from allocation %s\n", os.Getenv("NOMAD_ALLOC_ID"))
 	printGrant()
 	printNodes()
@@ -25,17 +30,8 @@ func main() {
 		fmt.Println("no GPU was granted")
 		os.Exit(1)
 	}
-	if len(os.Args) > 1 && os.Args[1] == "stay" {
-		stay()
-	}
-}
-
-// stay is a task that does not listen.
-func stay() {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	for s := range signals {
-		fmt.Printf("asked to end by %v\n", s)
+	for stays { // it does not listen
+		fmt.Printf("asked to end by %v\n", <-signals)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // patience is far longer than an answer takes; a wall refuses at once.
-const patience = 20 * time.Second
+const patience = 3 * time.Minute
 
 func main() {
 	for _, address := range os.Args[1:] {
