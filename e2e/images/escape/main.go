@@ -153,6 +153,8 @@ func (h *host) tryAll() {
 // inProcess runs this program once more, for one attempt.
 func inProcess(group, name string) outcome {
 	cmd := exec.Command(os.Args[0], os.Args[1], group+": "+name) //nolint:gosec // it is this program
+	// A machine with many processors must not have it take the threads that the task may have.
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=2")
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	err := cmd.Start()
