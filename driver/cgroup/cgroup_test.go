@@ -123,7 +123,7 @@ func TestOwn(t *testing.T) {
 
 // Real cgroups, in every hierarchy of the machine, with processes that fork.
 func TestRootKillAndRemove(t *testing.T) {
-	task, err := New(fmt.Sprintf("/pangaea-cgroup-test/%d", os.Getpid()))
+	task, err := New(fmt.Sprintf("/pangaea-cgroup-test-%d/task", os.Getpid()))
 	must.NoError(t, err)
 	parents := parents(t, task)
 	cmd := exec.Command("/bin/sh", "-c", "read go; while true; do sleep 0.01; done")

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/nomad/api"
 
@@ -24,7 +23,7 @@ func checkAgent(ctx context.Context, h Host, n nomad) []Finding {
 	if len(n.others) > 0 {
 		all = append(all, a.warn("process", "choose with -config and -address", "several agents run here; this is about process %d", n.pid))
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	var self api.AgentSelf
 	_, err := n.client.Raw().Query("/v1/agent/self", &self, (&api.QueryOptions{}).WithContext(ctx))

@@ -36,7 +36,7 @@ func checkClock(ctx context.Context, h Host, n nomad) []Finding {
 }
 
 func (a area) skew(ctx context.Context, h Host, who, address string) Finding {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	before := h.Now()
 	theirs, err := h.Date(ctx, address+"/v1/status/leader")

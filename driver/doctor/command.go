@@ -37,6 +37,9 @@ const usage = `Usage: pangaea doctor [options]
                    $CONSUL_HTTP_ADDR, or none
 `
 
+// answerTime bounds what one answer of an agent may take: it is asked where something is wrong, maybe for want of time.
+const answerTime = 15 * time.Second
+
 // patience is how long all checks together may take; the GPU driver's calls alone can take seconds.
 const patience = time.Minute
 
@@ -115,7 +118,7 @@ func (n *nomad) connect(ctx context.Context, o options) error {
 		}
 		config.SecretID = strings.TrimSpace(string(token))
 	}
-	config.HttpClient = &http.Client{Timeout: 5 * time.Second, Transport: http.DefaultTransport.(*http.Transport).Clone()}
+	config.HttpClient = &http.Client{Timeout: answerTime, Transport: http.DefaultTransport.(*http.Transport).Clone()}
 	err := api.ConfigureTLS(config.HttpClient, config.TLSConfig)
 	if err != nil {
 		return fmt.Errorf("cannot speak TLS to Nomad: %w", err)

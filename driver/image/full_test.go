@@ -197,6 +197,11 @@ func smallDisk(t *testing.T, limit string) string {
 	t.Helper()
 	at := t.TempDir()
 	must.NoError(t, unix.Mount("none", at, "tmpfs", 0, limit))
-	t.Cleanup(func() { must.NoError(t, unix.Unmount(at, 0)) })
+	t.Cleanup(func() {
+		// A program that another test is just starting has all our files for a moment.
+		var err error
+		must.Wait(t, waitFor(func() bool { err = unix.Unmount(at, 0); return !errors.Is(err, unix.EBUSY) }))
+		must.NoError(t, err)
+	})
 	return at
 }

@@ -111,8 +111,8 @@ func lock(path string) error {
 	if err != nil {
 		return wrap("open the task's lock", err)
 	}
-	// Someone who only asks whether there is a shim holds the lock for an instant.
-	for range 20 {
+	// Someone who only asks whether there is a shim holds the lock for an instant, or for as long as it is not scheduled.
+	for range 200 {
 		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			return sign(fd)

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -170,7 +169,7 @@ func (b *bench) spec(id string, args []string) *specs.Spec {
 		},
 		Linux: &specs.Linux{
 			UIDMappings: mapping, GIDMappings: mapping,
-			CgroupsPath: "/pangaea-test/" + id,
+			CgroupsPath: cgroupParent() + "/" + id,
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace},
 				{Type: specs.MountNamespace},
@@ -362,10 +361,9 @@ func look(t testing.TB, root string) leftovers {
 			l.processes = append(l.processes, strings.TrimSpace(line))
 		}
 	}
-	pid := strconv.Itoa(os.Getpid())
-	l.cgroups, err = filepath.Glob(cgroup.Root + "/*/pangaea-test/t" + pid + "-*/")
+	l.cgroups, err = filepath.Glob(cgroup.Root + "/*" + cgroupParent() + "/t*/")
 	must.NoError(t, err)
-	more, err := filepath.Glob(cgroup.Root + "/pangaea-test/t" + pid + "-*/")
+	more, err := filepath.Glob(cgroup.Root + cgroupParent() + "/t*/")
 	must.NoError(t, err)
 	l.cgroups = append(l.cgroups, more...)
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
@@ -395,10 +393,14 @@ func look(t testing.TB, root string) leftovers {
 	return l
 }
 
-// removeParents removes the cgroup that the tests' tasks share, unless it is in use.
+// cgroupParent is the cgroup that the tasks of this process's tests share. Who else runs these tests has another: one that
+// both had would be removed by the one as the other makes a cgroup in it.
+func cgroupParent() string { return fmt.Sprintf("/pangaea-supervisor-test-%d", os.Getpid()) }
+
+// removeParents removes that, unless it is in use.
 func removeParents() {
-	dirs, _ := filepath.Glob(cgroup.Root + "/*/pangaea-test")
-	for _, dir := range append(dirs, cgroup.Root+"/pangaea-test") {
+	dirs, _ := filepath.Glob(cgroup.Root + "/*" + cgroupParent())
+	for _, dir := range append(dirs, cgroup.Root+cgroupParent()) {
 		_ = unix.Rmdir(dir)
 	}
 }
