@@ -145,7 +145,7 @@ func (s *slot) fetch(patience time.Duration) (probe, bool) {
 	} else {
 		enough = s.worker.after(patience)
 	}
-	p, ok := take(s.result, enough)
+	p, ok := take(s.result, &enough)
 	if ok {
 		s.asked = false
 	}

@@ -51,7 +51,8 @@ func (s *session) machine(patience, hangAfter time.Duration, now time.Time) (m n
 	if !s.asked {
 		return m, false, false, s.worker.hang(hangAfter, now)
 	}
-	r, ok := take(s.reply, s.worker.after(patience))
+	enough := s.worker.after(patience)
+	r, ok := take(s.reply, &enough)
 	if !ok {
 		return m, false, false, s.worker.hang(hangAfter, now)
 	}

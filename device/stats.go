@@ -68,7 +68,7 @@ func (m *monitor) sample(s *snapshot) []sampled {
 	collect := func(within time.Duration) {
 		enough := m.after(within)
 		for asked > 0 {
-			r, ok := take(results, enough)
+			r, ok := take(results, &enough)
 			if !ok {
 				return
 			}

@@ -67,8 +67,8 @@ func (w *worker) do(patience time.Duration, job func()) bool {
 	return false
 }
 
-// take waits for what a worker sends, for as long as the patience lasts.
-func take[T any](from <-chan T, enough <-chan time.Time) (v T, ok bool) {
+// take waits for what a worker sends, for as long as the patience lasts. One that was at its end stays so.
+func take[T any](from <-chan T, enough *<-chan time.Time) (v T, ok bool) {
 	select {
 	case v = <-from:
 		return v, true
@@ -77,7 +77,8 @@ func take[T any](from <-chan T, enough <-chan time.Time) (v T, ok bool) {
 	select {
 	case v = <-from:
 		return v, true
-	case <-enough:
+	case <-*enough:
+		*enough = over()
 	}
 	select { // it may have come at the same moment
 	case v = <-from:
