@@ -166,7 +166,7 @@ func TestPluginWithoutLibrary(t *testing.T) {
 	drain(t, stream)
 	must.SliceEmpty(t, receive(t, stream).Devices)
 	_, err = p.Reserve([]string{"GPU-x"})
-	must.ErrorContains(t, err, `cannot reserve GPU "GPU-x": no such GPU here`)
+	must.ErrorContains(t, err, `cannot reserve GPU "GPU-x": libnvidia-ml.so.1 not found: install the NVIDIA driver`)
 	must.NoError(t, nvmlsim.WriteState(statePath(), nvmlsim.Host("x", nvmlsim.T4(), 3)))
 	must.NoError(t, os.Symlink(library, path))
 	g := receiveGroup(t, stream, func(g *device.DeviceGroup) bool { return len(g.Devices) == 3 })

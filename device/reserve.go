@@ -11,7 +11,7 @@ import (
 	"pangaea/device/mps"
 )
 
-// cleanWithin is how long a reservation waits for a GPU to be clean. Nomad hands a GPU out as soon as its last task has
+// cleanWithin is how long a reservation waits for a GPU to be known and clean. Nomad hands a GPU out as soon as its last task has
 // exited; the kernel may take seconds more.
 const cleanWithin = 15 * time.Second
 
@@ -27,7 +27,7 @@ func (p *Plugin) Reserve(ids []string) (*device.ContainerReservation, error) {
 		if unclean == "" || time.Since(asked) >= p.cleanWithin || p.ctx.Err() != nil {
 			return r, err
 		}
-		p.log.Debug("a GPU is not clean yet for its next task", "gpu", unclean, "error", err)
+		p.log.Debug("a GPU is not ready yet for its next task", "gpu", unclean, "error", err)
 		timer := time.NewTimer(patience / 2)
 		select {
 		case <-timer.C:
@@ -38,7 +38,7 @@ func (p *Plugin) Reserve(ids []string) (*device.ContainerReservation, error) {
 	}
 }
 
-// reserve grants what a snapshot allows; unclean names a GPU that may yet become so.
+// reserve grants what a snapshot allows; unclean names a GPU that is not clean or not known, and may yet become so.
 func (s *snapshot) reserve(ids []string) (r *device.ContainerReservation, unclean string, err error) {
 	env := make(map[string]string, len(ids)+1)
 	cards := make([]string, 0, len(ids))
@@ -47,7 +47,10 @@ func (s *snapshot) reserve(ids []string) (r *device.ContainerReservation, unclea
 		u, ok := s.find(id)
 		switch {
 		case !ok:
-			return nil, "", reservationError(id, "no such GPU here; it may have been reconfigured")
+			unclean, err = s.missing(id)
+			if unclean == "" {
+				return nil, "", err
+			}
 		case env[envKey(id)] != "":
 			return nil, "", reservationError(id, "asked for twice")
 		case slices.Contains(cards, card(id)):
@@ -71,6 +74,18 @@ func (s *snapshot) reserve(ids []string) (r *device.ContainerReservation, unclea
 	r = &device.ContainerReservation{Envs: env}
 	shareByMPS(r, shares)
 	return r, "", nil
+}
+
+// missing says why there is no GPU with an id, and names it if it may yet come.
+func (s *snapshot) missing(id string) (unclean string, err error) {
+	switch {
+	case s.problem != "":
+		return "", reservationError(id, s.problem)
+	case len(s.units) == 0:
+		// This process has just begun, and a driver without persistence mode takes seconds to come up.
+		return id, reservationError(id, "NVML has told of no GPU since the plugin started")
+	}
+	return "", reservationError(id, "no such GPU here; it may have been reconfigured")
 }
 
 // shareByMPS makes tasks clients of the control daemon. The bounds are the server's, which these variables can only lower: so no

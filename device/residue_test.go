@@ -105,6 +105,20 @@ func TestResidueThatIsAllowed(t *testing.T) {
 	}
 }
 
+// A plugin that was just started again, perhaps between the placement of a task and its start, does not know its GPUs yet.
+func TestReserveWaitsForTheFirstLook(t *testing.T) {
+	const id = "GPU-00000000-0000-0000-0000-000000000001"
+	_, wait, err := (&snapshot{}).reserve([]string{id})
+	must.Eq(t, id, wait)
+	must.ErrorContains(t, err, "NVML has told of no GPU")
+	_, wait, err = (&snapshot{problem: "NVIDIA driver not loaded"}).reserve([]string{id})
+	must.Eq(t, "", wait)
+	must.ErrorContains(t, err, "NVIDIA driver not loaded")
+	_, wait, err = (&snapshot{units: []unit{{id: "GPU-other", healthy: true}}}).reserve([]string{id})
+	must.Eq(t, "", wait)
+	must.ErrorContains(t, err, "no such GPU here")
+}
+
 // A reservation waits until the last task's process is gone from the GPU; many at once do, each for its own.
 func TestReserveWaitsForCleanGPUs(t *testing.T) {
 	s := nvmlsim.Host("waits", nvmlsim.L4(), 4)
