@@ -141,8 +141,9 @@ func TestRootNothingIsReached(t *testing.T) {
 	program := build(t)
 	o := newOutside(t)
 	config := fmt.Sprintf("pids_limit = %d\ndisk_limit = \"%dMiB\"\nshm_size = \"%dMiB\"", pids, space, space)
-	start(t, "root", "escape", "", config, memory, o.told(t, "Watch", true))
-	start(t, "user", "escape", "1000", config, memory, o.told(t))
+	start(t, "root", "escape", "", config, memory, o.told(t, "Watch", true, "Groups", withoutMemory()))
+	start(t, "user", "escape", "1000", config, memory, o.told(t, "Groups", withoutMemory()))
+	start(t, "memory", "escape", "", "", memory, o.told(t, "Groups", []string{"memory"}))
 	start(t, "gvisor", "escape", "", `runtime = "runsc"`, 2*memory, o.told(t, "Groups", withoutWaiting()))
 	control := side{"control", o.control(t, program)}
 
@@ -161,9 +162,11 @@ func TestRootNothingIsReached(t *testing.T) {
 			must.False(t, broke && o.Group != "limits", must.Sprint(s.name, ": ", o))
 		}
 		for _, o := range control.list {
-			must.True(t, slices.ContainsFunc(s.list, func(own outcome) bool { return own.key() == o.key() }), must.Sprint(s.name, " lacks ", o.key()))
+			must.True(t, o.Group == "memory" || slices.ContainsFunc(s.list, func(own outcome) bool { return own.key() == o.key() }), must.Sprint(s.name, " lacks ", o.key()))
 		}
 	}
+	must.True(t, slices.ContainsFunc(control.list, func(o outcome) bool { return o.Group == "memory" && o.Reached }))
+	endedForMemory(t, "memory")
 	waited := ours[0].list[len(ours[0].list)-1]
 	must.Eq(t, "watching", waited.Group)
 	must.NotEq(t, "refused times: 0", waited.Detail, must.Sprint("no runtime was seen"))
@@ -177,6 +180,27 @@ func TestRootNothingIsReached(t *testing.T) {
 		must.Greater(t, control.count(g)/2, len(control.reached(g)), must.Sprint(g))
 	}
 }
+
+// endedForMemory sees that a task, or its process that took too much memory, was ended for that.
+func endedForMemory(t *testing.T, name string) {
+	t.Helper()
+	a, event, err := shared.AwaitEvent(t.Context(), name, api.TaskTerminated, nil)
+	must.NoError(t, err)
+	if event.ExitCode != 0 {
+		must.Eq(t, 137, event.ExitCode)
+		must.Eq(t, "true", event.Details["oom_killed"])
+		return
+	}
+	text, err := shared.AwaitLog(t.Context(), a.ID, "t", `"over"`)
+	must.NoError(t, err)
+	list := outcomes(t, text)
+	must.Len(t, 1, list)
+	must.False(t, list[0].Reached)
+	must.StrHasPrefix(t, "signal: killed", list[0].Detail)
+}
+
+// withoutMemory are all groups but the one that has a task of its own.
+func withoutMemory() []string { return append(withoutWaiting(), "neighbours", "limits") }
 
 // withoutWaiting are all groups but those that wait for what does not answer, or take what gVisor itself lives on.
 func withoutWaiting() []string {
@@ -215,7 +239,7 @@ func (o *outside) join(t *testing.T) []outcome {
 	for range 3 {
 		must.Eq(t, "0\n", run())
 	}
-	list := outcomes(t, run(o.told(t)))
+	list := outcomes(t, run(o.told(t, "Groups", withoutMemory())))
 	must.Eq(t, "looked\n", run(`{"Look": "/tmp"}`)) // which ends the waiting
 	return list
 }

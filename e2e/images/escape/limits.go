@@ -15,10 +15,13 @@ import (
 // limits is the group of attempts to take more than the task was given.
 const limits = "limits"
 
+// memory is a group of its own, for a task of its own: while the kernel takes back the memory of the process that it has
+// ended, it may end another of the same task that wants some.
+func (h *host) memory() []attempt { return []attempt{{"more than the limit", h.moreMemory}} }
+
 func (h *host) limits() []attempt {
 	return []attempt{
 		{"more processes", h.moreThreads},
-		{"more memory", h.moreMemory},
 		{"more than /dev/shm", func() error { return fill("/dev/shm/escape", h.Space) }},
 		{"more than /tmp", func() error { return fill("/tmp/escape", h.Space) }},
 		{"more open files", func() error {

@@ -69,6 +69,7 @@ func (h *host) groups() []group {
 		{"network", h.network()},
 		{"neighbours", h.neighbours()},
 		{limits, h.limits()},
+		{"memory", h.memory()},
 	}
 }
 
