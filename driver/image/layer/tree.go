@@ -5,6 +5,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"pangaea/driver/openat"
 )
 
 // tree is the directory being filled, by descriptor only. It is for one goroutine.
@@ -69,17 +71,7 @@ func (t *tree) openDir(rel string) (int, error) {
 }
 
 func (t *tree) open(rel string, flags uint64) (int, error) {
-	how := unix.OpenHow{
-		Flags:   flags | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	}
-	for {
-		fd, err := unix.Openat2(t.fd, rel, &how)
-		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-			continue // EAGAIN: a rename elsewhere on the machine during a ".." step
-		}
-		return fd, os.NewSyscallError("openat2", err)
-	}
+	return openat.Open(t.fd, rel, flags, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS|unix.RESOLVE_NO_XDEV)
 }
 
 // makeDir makes the directory rel and its parents. It recurses at most maxDepth deep, see clean.
