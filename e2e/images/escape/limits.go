@@ -15,13 +15,18 @@ import (
 // limits is the group of attempts to take more than the task was given.
 const limits = "limits"
 
-// memory is a group of its own, for a task of its own: while the kernel takes back the memory of the process that it has
-// ended, it may end another of the same task that wants some.
-func (h *host) memory() []attempt { return []attempt{{"more than the limit", h.moreMemory}} }
+// alone are groups that each take a task of their own, for what they exhaust others of the same task lack. Go ends a program
+// that gets no thread, and while the kernel takes back the memory of the process that it has ended, it may end another
+// that wants some.
+func (h *host) alone() []group {
+	return []group{
+		{"threads", []attempt{{"more than the limit", h.moreThreads}}},
+		{"memory", []attempt{{"more than the limit", h.moreMemory}}},
+	}
+}
 
 func (h *host) limits() []attempt {
 	return []attempt{
-		{"more processes", h.moreThreads},
 		{"more than /dev/shm", func() error { return fill("/dev/shm/escape", h.Space) }},
 		{"more than /tmp", func() error { return fill("/tmp/escape", h.Space) }},
 		{"more open files", func() error {

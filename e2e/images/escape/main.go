@@ -58,7 +58,7 @@ type group struct {
 }
 
 func (h *host) groups() []group {
-	return []group{
+	return append(h.alone(), []group{
 		{"mounts", h.mounts()},
 		{"namespaces", namespaces(h.PID)},
 		{"privileges", privileges()},
@@ -69,8 +69,7 @@ func (h *host) groups() []group {
 		{"network", h.network()},
 		{"neighbours", h.neighbours()},
 		{limits, h.limits()},
-		{"memory", h.memory()},
-	}
+	}...)
 }
 
 // outcome is a line of the output.
