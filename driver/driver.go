@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/client/lib/cpustats"
@@ -39,6 +40,7 @@ type Driver struct {
 	armor    armor
 	networks map[string]networkUse // of groups, by task
 	allocs   string                // where allocations lie, once known
+	foreseen *time.Timer           // ends the looking out for a task; nil until there was one
 }
 
 var _ drivers.DriverPlugin = (*Driver)(nil)
@@ -132,10 +134,16 @@ func (d *Driver) SetConfig(c *base.Config) error {
 }
 
 // TaskConfigSchema describes the job's configuration.
-func (d *Driver) TaskConfigSchema() (*hclspec.Spec, error) { return jobSpec(), nil }
+func (d *Driver) TaskConfigSchema() (*hclspec.Spec, error) {
+	d.foresee()
+	return jobSpec(), nil
+}
 
 // Capabilities says what the driver can do.
-func (d *Driver) Capabilities() (*drivers.Capabilities, error) { return capabilities(), nil }
+func (d *Driver) Capabilities() (*drivers.Capabilities, error) {
+	d.foresee()
+	return capabilities(), nil
+}
 
 // TaskEvents streams what happens to tasks, such as the progress of a pull.
 func (d *Driver) TaskEvents(ctx context.Context) (<-chan *drivers.TaskEvent, error) {
