@@ -76,9 +76,9 @@ func (d *Driver) Shutdown() {
 	defer d.mu.Unlock()
 	if d.tools != nil {
 		d.tools.supervisor.Close()
-		err := d.tools.images.Close()
+		err := errors.Join(d.tools.outlines.Clear(), d.tools.images.Close())
 		if err != nil {
-			d.log.Warn("cannot close the image store", "error", err)
+			d.log.Warn("cannot end all that the driver keeps ready", "error", err)
 		}
 		d.tools = nil
 	}

@@ -81,7 +81,10 @@ func TestRootStartAgain(t *testing.T) {
 			must.NoError(t, os.MkdirAll(w.driver.settings().taskDir(sandboxID(cfg.ID)), 0o700))
 		}},
 		{"it had launched nothing yet", func(cfg *drivers.TaskConfig) {
-			must.NoError(t, makeTaskDir(w.driver.settings().taskDir(sandboxID(cfg.ID)), taskFile{TaskID: cfg.ID, AllocID: cfg.AllocID, Task: cfg.Name}))
+			dir := w.driver.settings().taskDir(sandboxID(cfg.ID))
+			must.NoError(t, makeTaskDir(dir, new(outlines).Take, func() error {
+				return writeTaskFile(dir, taskFile{TaskID: cfg.ID, AllocID: cfg.AllocID, Task: cfg.Name})
+			}))
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -96,7 +96,7 @@ func firstAddress() netip.Addr {
 // writeNetworkFiles writes the task's hosts, hostname and resolv.conf where the task can't, and returns their binds.
 // own is the task's address and name.
 func writeNetworkFiles(dir string, extraHosts []string, dns *drivers.DNSConfig, own string) ([]sandbox.Bind, error) {
-	etc := filepath.Join(dir, "etc")
+	etc := etcDir(dir)
 	err := os.Mkdir(etc, 0o755)
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("cannot make the task's network files: %w", err)
@@ -118,10 +118,21 @@ func writeNetworkFiles(dir string, extraHosts []string, dns *drivers.DNSConfig, 
 		return nil, fmt.Errorf("cannot write the task's resolv.conf: %w", err)
 	}
 	var binds []sandbox.Bind
-	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
-		binds = append(binds, sandbox.Bind{Source: filepath.Join(etc, name), Target: "/etc/" + name, ReadOnly: true})
+	for _, file := range networkFiles(dir) {
+		binds = append(binds, sandbox.Bind{Source: file, Target: "/etc/" + filepath.Base(file), ReadOnly: true})
 	}
 	return binds, nil
+}
+
+func etcDir(dir string) string { return filepath.Join(dir, "etc") }
+
+// networkFiles are the task's own instead of its image's.
+func networkFiles(dir string) []string {
+	var files []string
+	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
+		files = append(files, filepath.Join(etcDir(dir), name))
+	}
+	return files
 }
 
 // nameServers are the task's own, else its group's, else the operator's; what none of them says is the host's. A job that

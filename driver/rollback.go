@@ -14,6 +14,8 @@ type undo struct {
 }
 
 func (s *startup) undone(failed string, run func() error) {
+	s.undoMu.Lock()
+	defer s.undoMu.Unlock()
 	s.undo = append(s.undo, undo{failed, run})
 }
 

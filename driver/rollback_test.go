@@ -73,7 +73,7 @@ func TestRootFullDiskLeavesNoDirectory(t *testing.T) {
 	must.NoError(t, unix.Mount("tmpfs", state, "tmpfs", 0, "nr_inodes=3"))
 	defer func() { must.NoError(t, unix.Unmount(state, 0)) }()
 	dir := filepath.Join(state, "tasks", "one")
-	err := makeTaskDir(dir, taskFile{ID: "one"})
+	err := makeTaskDir(dir, new(outlines).Take, func() error { return writeTaskFile(dir, taskFile{ID: "one"}) })
 	must.ErrorIs(t, err, unix.ENOSPC)
 	_, err = os.Lstat(dir)
 	must.ErrorIs(t, err, os.ErrNotExist)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/nomad/nomad/structs"
@@ -34,6 +35,7 @@ type startup struct {
 	facts  imageFacts
 	plan   sandbox.Task
 	task   *supervisor.Task
+	undoMu sync.Mutex
 	undo   []undo
 
 	earlier     []*underway // starts of the same task that this one is to replace
@@ -54,11 +56,10 @@ func steps() []step {
 		{"pull", (*startup).pull},
 		{"identifiers", (*startup).claimIDs},
 		{"holds", (*startup).takeHolds},
-		{"root file system", (*startup).mountRoot},
+		{"root file system and network", (*startup).mountRootAndNetwork},
 		{"user", (*startup).findUser},
 		{"owners", (*startup).mapOwners},
 		{"gpus", (*startup).grant},
-		{"network", (*startup).network},
 		{"network's owner", (*startup).claimNetwork},
 		{"sandbox", (*startup).launch},
 	}
@@ -217,21 +218,37 @@ func (s *startup) claimIDs() error {
 	if err != nil {
 		return err
 	}
-	err = makeTaskDir(s.dir, s.file)
+	err = makeTaskDir(s.dir, s.outlines.Take, s.fillTaskDir)
 	if err != nil {
 		return err
 	}
 	s.undone("cannot remove the task's directory", func() error { return removeTaskDir(s.dir) })
-	if s.plan.HostUsers {
-		return nil
+	return nil
+}
+
+// fillTaskDir claims a range of identifiers for the task's directory and writes the record.
+func (s *startup) fillTaskDir() (err error) {
+	if !s.plan.HostUsers {
+		s.file.IDStart, err = s.ids.claim(s.dir)
+		if err != nil {
+			return err
+		}
+		s.plan.IDStart = s.file.IDStart
+		s.undone("cannot release the task's identifiers", func() error { s.ids.release(s.file.IDStart, s.dir); return nil })
 	}
-	s.file.IDStart, err = s.ids.claim(s.dir)
+	return writeTaskFile(s.dir, s.file)
+}
+
+// mountRootAndNetwork does the two at once, of which neither needs the other and each mostly waits for the kernel.
+func (s *startup) mountRootAndNetwork() error {
+	network := make(chan error)
+	go func() { network <- s.network() }()
+	err := s.mountRoot()
+	networkErr := <-network
 	if err != nil {
 		return err
 	}
-	s.plan.IDStart = s.file.IDStart
-	s.undone("cannot release the task's identifiers", func() error { s.ids.release(s.file.IDStart, s.dir); return nil })
-	return writeTaskFile(s.dir, s.file)
+	return networkErr
 }
 
 func (s *startup) mountRoot() error {
@@ -337,17 +354,32 @@ func (s *startup) launch() error {
 	if err != nil {
 		return err
 	}
+	userns, err := s.userns()
+	if err != nil {
+		return err
+	}
+	if userns != nil {
+		defer userns.Close()
+	}
 	s.undone("cannot end the task", s.endTask)
 	s.task, err = s.supervisor.Start(s.ctx, supervisor.Launch{
 		ID: s.file.ID, Dir: s.dir, Spec: spec, Stdout: logFIFO(s.cfg.StdoutPath), Stderr: logFIFO(s.cfg.StderrPath),
 		Stdin: s.job.Interactive, Discard: s.conf.DisableLogCollection,
-		CpusetCgroup: cpusetCgroup(s.cfg, &s.host), Lease: s.lease, Runtime: s.other(),
+		Userns: userns, CpusetCgroup: cpusetCgroup(s.cfg, &s.host), Lease: s.lease, Runtime: s.other(),
 	})
 	if err != nil {
 		return err
 	}
 	// The sandbox has its own copies of them by now.
 	return unmountNetwork(s.dir)
+}
+
+// userns is the user namespace of the task's range, nil for a task that has the host's.
+func (s *startup) userns() (*os.File, error) {
+	if s.plan.HostUsers {
+		return nil, nil
+	}
+	return s.images.Userns(s.plan.IDStart, s.plan.IDStart, sandbox.IDRangeSize)
 }
 
 // logFIFO is where the task's output goes: Nomad names /dev/null for a task whose logs are disabled.

@@ -195,7 +195,7 @@ func TestRootSweepFreesGPU(t *testing.T) {
 	must.NoError(t, err)
 	grants := []gpu.Grant{{ID: "GPU-a", UUID: "GPU-a"}}
 	dead := w.driver.settings().taskDir(sandboxID("b/web/1"))
-	must.NoError(t, makeTaskDir(dead, taskFile{TaskID: "b/web/1", AllocDir: w.state}))
+	must.NoError(t, makeTaskDir(dead, new(outlines).Take, func() error { return writeTaskFile(dead, taskFile{TaskID: "b/web/1", AllocDir: w.state}) }))
 	must.NoError(t, tools.holds.Take(holdOf(&drivers.TaskConfig{AllocID: "b", Name: "web"}, grants, dead), false))
 
 	cfg := &drivers.TaskConfig{ID: "a/web/1", AllocID: "a", Name: "web"}

@@ -16,7 +16,7 @@ import (
 const taskRecord = "task.json"
 
 // taskFile is what the driver itself has to know about a task after a restart. It lies in taskRecord, which is written
-// before anything of the task exists, so that whatever exists can be undone.
+// before anything of the task exists but its claim to a range of identifiers, so that whatever exists can be undone.
 type taskFile struct {
 	TaskID   string   `json:"task_id"`
 	AllocID  string   `json:"alloc_id"`
@@ -60,17 +60,18 @@ func sameTask(a, b string) bool {
 
 func (s *settings) taskDir(id string) string { return filepath.Join(s.StateDir, "tasks", id) }
 
-// makeTaskDir makes a task's directory and record. It fails if it exists: Nomad's task IDs are new for every start.
-func makeTaskDir(dir string, t taskFile) error {
+// makeTaskDir has make make a task's directory and fill write its record. It fails if the directory exists: Nomad's task
+// IDs are new for every start.
+func makeTaskDir(dir string, make func(dir string) error, fill func() error) error {
 	err := os.MkdirAll(filepath.Dir(dir), 0o700)
 	if err != nil {
 		return fmt.Errorf("cannot make the tasks' directory: %w", err)
 	}
-	err = os.Mkdir(dir, 0o700)
+	err = make(dir)
 	if err != nil {
 		return fmt.Errorf("cannot make the task's directory: %w", err)
 	}
-	err = writeTaskFile(dir, t)
+	err = fill()
 	if err != nil {
 		// Nobody else knows of it yet.
 		return errors.Join(err, os.RemoveAll(dir))

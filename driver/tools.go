@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,6 +28,7 @@ type tools struct {
 	gpus       *gpu.Injector
 	ids        *idRanges
 	holds      hold.Registry
+	outlines   *outlines
 	uplinks    *egress.Network // nil if disabled
 	host       sandbox.Host
 }
@@ -64,10 +66,11 @@ func (d *Driver) open() (*tools, error) {
 		gpus:       gpu.New(gpu.Config{Root: s.DriverRoot, Dir: filepath.Join(s.StateDir, "gpu"), Logger: d.log.Named("gpu")}),
 		ids:        &idRanges{dir: idRegistry, start: s.idStart, slots: s.idSlots},
 		holds:      hold.Registry{Dir: s.HoldsDir},
+		outlines:   &outlines{dir: filepath.Join(s.StateDir, "outlines")},
 		host:       readHost(),
 		uplinks:    d.egressLocked(),
 	}
-	return d.tools, d.spawnLocked(func() { d.collectImages(images, s) })
+	return d.tools, errors.Join(d.tools.outlines.Clear(), d.spawnLocked(func() { d.collectImages(images, s) }))
 }
 
 // programs finds the shim and the runtime: as configured, or beside this program, whatever link Nomad started it by.

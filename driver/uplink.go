@@ -175,6 +175,10 @@ func (s *startup) wantsUplink() bool {
 // warm prepares the next task's start.
 func (s *startup) warm() {
 	s.supervisor.Warm()
+	err := s.outlines.Make()
+	if err != nil {
+		s.d.log.Debug("the next start takes longer", "error", err)
+	}
 	if s.uplinks != nil {
 		s.uplinks.Warm()
 	}

@@ -38,8 +38,10 @@ type Launch struct {
 	TTY, Stdin, Discard bool
 	CgroupsPath         string
 	CpusetCgroup        string
-	LeaseFile           string
-	LeaseTTLMs          int64
+	// Userns is where the runtime finds the mapping of id-mapped binds; it is there only while the supervisor starts the task.
+	Userns     string
+	LeaseFile  string
+	LeaseTTLMs int64
 }
 
 // Root is where, for a task's directory, the runtime keeps its state.
@@ -79,6 +81,7 @@ func (l *Launch) fields() []field {
 		{"discard", &l.Discard},
 		{"cgroups_path", &l.CgroupsPath},
 		{"cpuset_cgroup", &l.CpusetCgroup},
+		{"userns", &l.Userns},
 		{"lease_file", &l.LeaseFile},
 		{"lease_ttl_ms", &l.LeaseTTLMs},
 	}
@@ -176,8 +179,22 @@ func WriteState(dir string, s *State) error {
 	return nil
 }
 
+// Outline makes the files that the records of a task are written to first, so that writing them is quicker.
+func Outline(dir string) error {
+	for _, name := range []string{LaunchFile, StateFile, ExitFile} {
+		err := os.WriteFile(unfinished(dir, name), nil, 0o600)
+		if err != nil {
+			return &fileError{"prepare the task's records", err}
+		}
+	}
+	return nil
+}
+
+// unfinished is where a record lies until it is whole.
+func unfinished(dir, name string) string { return filepath.Join(dir, "."+name+".new") }
+
 func replace(dir, name string, data []byte, sync func(*os.File) error) error {
-	tmp := filepath.Join(dir, "."+name+".new")
+	tmp := unfinished(dir, name)
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err

@@ -8,11 +8,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -77,6 +79,7 @@ func prepare(id string, spec *specs.Spec, opts options) (*libcontainer.Container
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot convert the spec: %w", err)
 	}
+	lendUserns(config, opts.userns)
 	container, err := libcontainer.Create(opts.root, id, config)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot create the sandbox: %w", err)
@@ -93,6 +96,19 @@ func prepare(id string, spec *specs.Spec, opts options) (*libcontainer.Container
 		process.Stdin, process.Stdout, process.Stderr = os.Stdin, os.Stdout, os.Stderr
 	}
 	return container, process, nil
+}
+
+// lendUserns has the binds that are mapped as the sandbox itself is take their mapping from a user namespace that is there
+// already. It lies in the supervisor's process: if that dies, this start is one that the shim gives up.
+func lendUserns(config *configs.Config, path string) {
+	if path == "" {
+		return
+	}
+	for _, m := range config.Mounts {
+		if m.IDMapping != nil && slices.Equal(m.IDMapping.UIDMappings, config.UIDMappings) && slices.Equal(m.IDMapping.GIDMappings, config.GIDMappings) {
+			m.IDMapping = &configs.MountIDMapping{UserNSPath: path, Recursive: m.IDMapping.Recursive}
+		}
+	}
 }
 
 // settle does what must be done between create and start: the cpuset and the pid file.

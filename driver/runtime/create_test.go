@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/shoenig/test/must"
 )
 
@@ -48,4 +49,22 @@ func TestForgetCpuset(t *testing.T) {
 			must.Len(t, 1, entries)
 		})
 	}
+}
+
+// Only binds that are mapped as the sandbox is may take its mapping, and the others keep theirs.
+func TestLendUserns(t *testing.T) {
+	own, other := []configs.IDMap{{HostID: 1000, Size: 10}}, []configs.IDMap{{HostID: 2000, Size: 10}}
+	mapped := func(uids, gids []configs.IDMap, recursive bool) *configs.Mount {
+		return &configs.Mount{IDMapping: &configs.MountIDMapping{UIDMappings: uids, GIDMappings: gids, Recursive: recursive}}
+	}
+	mounts := func() []*configs.Mount {
+		return []*configs.Mount{{}, mapped(own, own, true), mapped(own, other, false), mapped(other, own, false)}
+	}
+	config := &configs.Config{UIDMappings: own, GIDMappings: own, Mounts: mounts()}
+	lendUserns(config, "")
+	must.Eq(t, mounts(), config.Mounts)
+	lendUserns(config, "/proc/1/fd/2")
+	want := mounts()
+	want[1].IDMapping = &configs.MountIDMapping{UserNSPath: "/proc/1/fd/2", Recursive: true}
+	must.Eq(t, want, config.Mounts)
 }

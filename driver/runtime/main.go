@@ -38,6 +38,7 @@ func init() {
 type options struct {
 	root, log               string
 	bundle, pidFile, cpuset string
+	userns                  string
 	process, consoleSocket  string
 	control                 int
 	tty, force              bool
@@ -112,6 +113,7 @@ func newFlags(name string, opts *options) *flag.FlagSet {
 	flags.StringVar(&opts.bundle, "bundle", "", "OCI bundle's `directory`")
 	flags.StringVar(&opts.pidFile, "pid-file", "", "`file` that gets the init's pid")
 	flags.StringVar(&opts.cpuset, "cpuset", "", "cgroup v1 cpuset `directory` to run in")
+	flags.StringVar(&opts.userns, "userns", "", "user namespace `file` with the sandbox's own mapping, for its id-mapped binds")
 	flags.StringVar(&opts.process, "process", "", "OCI process `file` to run")
 	flags.StringVar(&opts.consoleSocket, "console-socket", "", "unix `socket` that gets the terminal")
 	flags.IntVar(&opts.control, "control", -1, "`descriptor` that says the pid and gets the word go")

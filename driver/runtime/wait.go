@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 
+	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/runc/libcontainer/configs/validate"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -78,6 +80,8 @@ func rehearse() {
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: "rehearsal", Spec: spec})
 	if err == nil {
 		_ = json.NewEncoder(io.Discard).Encode(config)
+		_ = validate.Validate(config)
+		_, _ = manager.New(config.Cgroups)
 	}
 	_, _ = newProcess(spec.Process)
 	// Before Go starts its first process it tries out on a child whether pidfds work: half a millisecond.
@@ -88,7 +92,7 @@ func rehearse() {
 }
 
 // rehearsal is a spec with one of each.
-const rehearsal = `{"ociVersion":"1.2.0","root":{"path":"/nonexistent"},"hostname":"x",
+const rehearsal = `{"ociVersion":"1.2.0","root":{"path":"/"},"hostname":"x",
 "process":{"args":["x"],"env":["A=b"],"cwd":"/","capabilities":{},"rlimits":[{"type":"RLIMIT_NOFILE","hard":1,"soft":1}]},
 "mounts":[{"destination":"/proc","type":"proc","source":"proc","options":["nosuid"]},
 {"destination":"/x","type":"bind","source":"/x","options":["rbind","ro","idmap"],

@@ -95,6 +95,9 @@ func (s *shim) launchOwn() error {
 	if s.conf.CpusetCgroup != "" {
 		more = append(more, "--cpuset", s.conf.CpusetCgroup)
 	}
+	if s.conf.Userns != "" {
+		more = append(more, "--userns", s.conf.Userns)
+	}
 	runtime, control, err := s.engage(s.args("create", more...))
 	s.closeTaskEnds()
 	if err != nil {

@@ -43,7 +43,7 @@ func (s *Supervisor) runtimeCommand(ctx context.Context, dir string, launch *rec
 		path = now.Path
 	}
 	all := append([]string{}, launch.RuntimeArgs...)
-	all = append(all, "--root", launch.Root(dir), "--log", filepath.Join(dir, "runtime.log"))
+	all = append(all, "--root", launch.Root(dir), "--log", filepath.Join(dir, runtimeLog))
 	cmd := exec.CommandContext(ctx, path, append(all, args...)...)
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}

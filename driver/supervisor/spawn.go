@@ -18,6 +18,17 @@ import (
 	"pangaea/driver/record"
 )
 
+// Outline makes the files in a task's directory that Start fills, so that it need not make them. Empty they say nothing.
+func Outline(dir string) error {
+	for _, name := range []string{bundleFile, shimLock, shimLog, runtimeLog} {
+		err := os.WriteFile(filepath.Join(dir, name), nil, 0o600)
+		if err != nil {
+			return fmt.Errorf("cannot prepare a task's files: %w", err)
+		}
+	}
+	return record.Outline(dir)
+}
+
 // prepare checks a launch and writes the bundle and the launch record.
 func (s *Supervisor) prepare(l Launch) (*record.Launch, cgroup.Task, error) {
 	var group cgroup.Task
@@ -94,6 +105,10 @@ func (s *Supervisor) launchRecord(l Launch) (*record.Launch, error) {
 	if !ok {
 		return nil, fmt.Errorf("internal error: there is no runtime %q", l.Runtime)
 	}
+	userns := ""
+	if l.Userns != nil && runtime.Kind == KindPangaea {
+		userns = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), l.Userns.Fd())
+	}
 	return &record.Launch{
 		Version: record.Version, ID: l.ID, BootID: boot,
 		Shim: s.conf.ShimPath, Runtime: runtime.Path,
@@ -101,7 +116,7 @@ func (s *Supervisor) launchRecord(l Launch) (*record.Launch, error) {
 		Stdout: l.Stdout, Stderr: l.Stderr, TTY: l.Spec.Process.Terminal, Stdin: l.Stdin, Discard: l.Discard,
 		StdioUID:    hostID(l.Spec.Process.User.UID, l.Spec.Linux.UIDMappings),
 		StdioGID:    hostID(l.Spec.Process.User.GID, l.Spec.Linux.GIDMappings),
-		CgroupsPath: l.Spec.Linux.CgroupsPath, CpusetCgroup: l.CpusetCgroup,
+		CgroupsPath: l.Spec.Linux.CgroupsPath, CpusetCgroup: l.CpusetCgroup, Userns: userns,
 		LeaseFile: l.Lease.File, LeaseTTLMs: l.Lease.TTL.Milliseconds(),
 	}, nil
 }

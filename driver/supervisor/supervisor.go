@@ -22,6 +22,7 @@ const (
 	bundleFile = "config.json"
 	shimLog    = "shim.log"
 	shimLock   = "shim.lock"
+	runtimeLog = "runtime.log"
 	execFIFO   = "exec.fifo"
 )
 

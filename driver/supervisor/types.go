@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"io"
+	"os"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -69,6 +70,9 @@ type Launch struct {
 	Discard bool
 	// Stdin leaves the program's input open, as if somebody were yet to type; otherwise it is at its end.
 	Stdin bool
+	// Userns has the sandbox's own mapping, for its id-mapped binds, since the runtime would start a process to make one.
+	// It may be nil, and is needed until Start returns. Nothing runs in it: the sandbox has a user namespace of its own.
+	Userns *os.File
 	// CpusetCgroup is a cgroup v1 cpuset directory that the task joins; "" on cgroup v2.
 	CpusetCgroup string
 	// Lease is the task's dead-man's switch.

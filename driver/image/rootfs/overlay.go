@@ -56,7 +56,7 @@ func (o *Overlay) lowerTree() (int, error) {
 		fd, err := unix.Open(o.LayersDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		return fd, os.NewSyscallError("open", err)
 	}
-	ns, err := o.Spaces.open(o.IDs)
+	ns, err := o.Spaces.Open(o.IDs)
 	if err != nil {
 		return -1, err
 	}

@@ -17,8 +17,8 @@ type Spaces struct {
 	kept map[Range]*os.File
 }
 
-// open is Userns, remembered. The caller closes the file; a nil Spaces remembers nothing.
-func (s *Spaces) open(r Range) (*os.File, error) {
+// Open is Userns, remembered. The caller closes the file; a nil Spaces remembers nothing.
+func (s *Spaces) Open(r Range) (*os.File, error) {
 	if s == nil {
 		return Userns(r)
 	}

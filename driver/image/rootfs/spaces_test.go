@@ -16,7 +16,7 @@ func TestRootSpaces(t *testing.T) {
 		return os.SameFile(first, second)
 	}
 	open := func(s *Spaces, r Range) *os.File {
-		f, err := s.open(r)
+		f, err := s.Open(r)
 		must.NoError(t, err)
 		t.Cleanup(func() { must.NoError(t, f.Close()) })
 		return f
@@ -32,7 +32,7 @@ func TestRootSpaces(t *testing.T) {
 	must.MapEmpty(t, s.kept)
 	must.False(t, same(first, open(&s, ids())), must.Sprint("it was forgotten"))
 
-	_, err := s.open(Range{UID: 1})
+	_, err := s.Open(Range{UID: 1})
 	must.ErrorContains(t, err, "incomplete id range")
 	must.MapLen(t, 1, s.kept)
 	for n := range uint32(maxSpaces) {

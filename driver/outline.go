@@ -1,0 +1,94 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"pangaea/driver/supervisor"
+)
+
+// outlines keeps one directory ready for the next task, with all the files in it that a start fills. To make those takes
+// ext4 up to a third of a millisecond each while files are deleted nearby, since it looks for an inode that nobody has
+// used of late: a fifth of a start. Until a task takes it, the directory says nothing and lies where no task does.
+type outlines struct {
+	dir string // holds the waiting directory, and nothing else
+
+	mu    sync.Mutex
+	spare string // "" if there is none
+}
+
+// Make has a directory waiting. Without one, tasks make do.
+func (o *outlines) Make() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.spare != "" {
+		return nil
+	}
+	err := os.MkdirAll(o.dir, 0o700)
+	if err != nil {
+		return fmt.Errorf("cannot make a task's directory ahead of it: %w", err)
+	}
+	spare, err := os.MkdirTemp(o.dir, "")
+	if err == nil {
+		err = outline(spare)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("cannot make a task's directory ahead of it: %w", err), os.RemoveAll(spare))
+	}
+	o.spare = spare
+	return nil
+}
+
+// outline makes what a start fills: empty files under the names that they have until they are whole, and places for mounts.
+func outline(dir string) error {
+	for _, place := range []string{etcDir(dir), sysfsDir(dir)} {
+		err := os.Mkdir(place, 0o755)
+		if err != nil {
+			return err
+		}
+	}
+	etc := networkFiles(dir)
+	for _, file := range append(etc, filepath.Join(dir, taskRecord+"~"), netnsPath(dir)) {
+		err := os.WriteFile(file, nil, 0o600)
+		if err != nil {
+			return err
+		}
+	}
+	for _, file := range etc {
+		err := os.Chmod(file, 0o644)
+		if err != nil {
+			return err
+		}
+	}
+	return supervisor.Outline(dir)
+}
+
+// Take makes a task's directory, of the waiting one if there is one. It fails with os.ErrExist if the directory exists.
+func (o *outlines) Take(dir string) error {
+	o.mu.Lock()
+	spare := o.spare
+	o.spare = ""
+	o.mu.Unlock()
+	if spare != "" {
+		err := unix.Renameat2(unix.AT_FDCWD, spare, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
+		if err == nil {
+			return nil
+		}
+		// Whatever is wrong with it, or with where it shall go, the other way finds out.
+		_ = os.RemoveAll(spare)
+	}
+	return os.Mkdir(dir, 0o700)
+}
+
+// Clear removes the waiting directory, and any that a killed process has left.
+func (o *outlines) Clear() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.spare = ""
+	return os.RemoveAll(o.dir)
+}
