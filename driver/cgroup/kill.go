@@ -32,8 +32,14 @@ func (t Task) Pids() []int {
 	return pids
 }
 
-// tree lists dir and all directories below it, parents first.
+// tree lists dir and all directories below it, parents first. Mostly there are none below, which a cgroup's number of
+// links tells: to read the directories of all hierarchies would be most of what it takes to find a task's processes.
 func tree(dir string) []string {
+	var stat unix.Stat_t
+	err := unix.Lstat(dir, &stat)
+	if err == nil && stat.Mode&unix.S_IFMT == unix.S_IFDIR && stat.Nlink == 2 {
+		return []string{dir}
+	}
 	var dirs []string
 	_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && entry.IsDir() {

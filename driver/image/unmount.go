@@ -30,11 +30,13 @@ func (s *Store) Unmount(id string) error {
 // leaves the task in Mounts and a second call ends the work.
 func (s *Store) unmount(id string) error {
 	view, task := s.rootfsDir(id), s.path("tasks", id)
-	for _, dir := range []string{view, task} {
-		err := rootfs.UnmountAll(dir)
-		if err != nil {
-			return err
-		}
+	// To find what is mounted, the list of all the host's mounts is read: once, where the only mount is the one that should be.
+	err := rootfs.Unmount(filepath.Join(view, "rootfs"))
+	if err == nil {
+		err = rootfs.UnmountAll(view, task)
+	}
+	if err != nil {
+		return err
 	}
 	// Never a recursive removal: should a mount reappear, what is in it stays.
 	for _, dir := range []string{filepath.Join(view, "rootfs"), view} {

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mounted lists the mount points at and below dir, deepest last; a path that is mounted twice is there
-// twice. dir must be free of symbolic links.
-func Mounted(dir string) ([]string, error) {
+// Mounted lists the mount points at and below the directories, deepest last; a path that is mounted twice is there
+// twice. The directories must be free of symbolic links.
+func Mounted(dirs ...string) ([]string, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
@@ -29,7 +29,7 @@ func Mounted(dir string) ([]string, error) {
 			continue
 		}
 		at := unescape(fields[4])
-		if at == dir || strings.HasPrefix(at, dir+"/") {
+		if slices.ContainsFunc(dirs, func(dir string) bool { return at == dir || strings.HasPrefix(at, dir+"/") }) {
 			found = append(found, at)
 		}
 	}
@@ -57,11 +57,11 @@ func unescape(s string) string {
 	return b.String()
 }
 
-// UnmountAll unmounts whatever is mounted at and below dir, and fails unless nothing is left: only then may
+// UnmountAll unmounts whatever is mounted at and below the directories, and fails unless nothing is left: only then may
 // the caller delete anything there, since a removal that walks into a bind mount deletes the host's files.
-func UnmountAll(dir string) error {
+func UnmountAll(dirs ...string) error {
 	for range 10 {
-		at, err := Mounted(dir)
+		at, err := Mounted(dirs...)
 		if err != nil {
 			return fmt.Errorf("cannot list mounts: %w", err)
 		}
@@ -69,18 +69,18 @@ func UnmountAll(dir string) error {
 			return nil
 		}
 		for _, path := range slices.Backward(at) {
-			err = unmount(path)
+			err = Unmount(path)
 			if err != nil {
 				return err
 			}
 		}
 	}
-	return fmt.Errorf("cannot unmount %s: new mounts keep appearing", dir)
+	return fmt.Errorf("cannot unmount %s: new mounts keep appearing", strings.Join(dirs, ", "))
 }
 
-// unmount detaches a mount that is busy: its users, a dying container's processes, keep it alive, and it is
-// gone for everybody else.
-func unmount(path string) error {
+// Unmount detaches a mount that is busy: its users, a dying container's processes, keep it alive, and it is
+// gone for everybody else. It is content if nothing is mounted there.
+func Unmount(path string) error {
 	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
 	if errors.Is(err, unix.EBUSY) {
 		err = unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
