@@ -7,7 +7,8 @@ import (
 
 // foresightTime is how long a task is looked out for that Nomad has asked about. Its hooks take 30 to 60 ms before
 // they come to StartTask, more where they fetch or render something; to be ready for longer would cost more than it gives.
-const foresightTime = time.Second
+// Tests change it.
+var foresightTime = time.Second
 
 // foresee prepares for a task that comes soon. Nomad has no word for that; but it asks for the schema and the
 // capabilities when it has been given a task, before the hooks of that task, and hardly ever else.

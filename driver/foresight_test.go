@@ -2,6 +2,7 @@ package driver
 
 import (
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/shoenig/test/must"
@@ -10,6 +11,8 @@ import (
 )
 
 func TestForesight(t *testing.T) {
+	foresightTime = time.Hour
+	defer func() { foresightTime = time.Second }()
 	d := New(hclog.NewNullLogger())
 	ask := func() {
 		_, err := d.TaskConfigSchema()

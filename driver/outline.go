@@ -52,15 +52,14 @@ func outline(dir string) error {
 			return err
 		}
 	}
-	etc := networkFiles(dir)
-	for _, file := range append(etc, filepath.Join(dir, taskRecord+"~"), netnsPath(dir)) {
-		err := os.WriteFile(file, nil, 0o600)
+	for _, file := range networkFiles(dir) {
+		err := os.WriteFile(file, nil, 0o644) // the task reads them
 		if err != nil {
 			return err
 		}
 	}
-	for _, file := range etc {
-		err := os.Chmod(file, 0o644)
+	for _, file := range []string{filepath.Join(dir, taskRecord+"~"), netnsPath(dir)} {
+		err := os.WriteFile(file, nil, 0o600)
 		if err != nil {
 			return err
 		}

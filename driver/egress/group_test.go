@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -70,8 +71,11 @@ func cni(t *testing.T, conf map[string]any, alloc, path string) []byte {
 	if name == "loopback" {
 		cmd.Env = append(cmd.Env, "CNI_IFNAME=lo")
 	}
-	out, err := cmd.CombinedOutput()
-	must.NoError(t, err, must.Sprint(string(out)))
+	// What else the plugin has to say, such as a warning of iptables', is no part of its result.
+	var said strings.Builder
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	must.NoError(t, err, must.Sprint(string(out), said.String()))
 	return out
 }
 
