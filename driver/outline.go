@@ -16,32 +16,51 @@ import (
 // ext4 up to a third of a millisecond each while files are deleted nearby, since it looks for an inode that nobody has
 // used of late: a fifth of a start. Until a task takes it, the directory says nothing and lies where no task does.
 type outlines struct {
-	dir string // holds the waiting directory, and nothing else
+	dir string // holds the directories that wait, one for each process, and nothing else
 
 	mu    sync.Mutex
-	spare string // "" if there is none
+	spare *os.File // the directory, locked for as long as it waits; or nil
 }
 
 // Make has a directory waiting. Without one, tasks make do.
 func (o *outlines) Make() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.spare != "" {
+	if o.spare != nil {
 		return nil
 	}
 	err := os.MkdirAll(o.dir, 0o700)
 	if err != nil {
 		return fmt.Errorf("cannot make a task's directory ahead of it: %w", err)
 	}
-	spare, err := os.MkdirTemp(o.dir, "")
+	path, err := os.MkdirTemp(o.dir, "")
+	if err != nil {
+		return fmt.Errorf("cannot make a task's directory ahead of it: %w", err)
+	}
+	spare, err := lockDir(path)
 	if err == nil {
-		err = outline(spare)
+		err = outline(path)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("cannot make a task's directory ahead of it: %w", err), os.RemoveAll(spare))
+		_ = spare.Close() // of a nil file, too
+		return errors.Join(fmt.Errorf("cannot make a task's directory ahead of it: %w", err), os.RemoveAll(path))
 	}
 	o.spare = spare
 	return nil
+}
+
+// lockDir takes a directory that no living process holds.
+func lockDir(path string) (*os.File, error) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil {
+		_ = dir.Close()
+		return nil, os.NewSyscallError("flock", err)
+	}
+	return dir, nil
 }
 
 // outline makes what a start fills: empty files under the names that they have until they are whole, and places for mounts.
@@ -71,23 +90,42 @@ func outline(dir string) error {
 func (o *outlines) Take(dir string) error {
 	o.mu.Lock()
 	spare := o.spare
-	o.spare = ""
+	o.spare = nil
 	o.mu.Unlock()
-	if spare != "" {
-		err := unix.Renameat2(unix.AT_FDCWD, spare, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
+	if spare != nil {
+		defer spare.Close()
+		err := unix.Renameat2(unix.AT_FDCWD, spare.Name(), unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
 		if err == nil {
 			return nil
 		}
 		// Whatever is wrong with it, or with where it shall go, the other way finds out.
-		_ = os.RemoveAll(spare)
+		_ = os.RemoveAll(spare.Name())
 	}
 	return os.Mkdir(dir, 0o700)
 }
 
-// Clear removes the waiting directory, and any that a killed process has left.
+// Clear removes the waiting directory, and any that a killed process has left; not that of one that lives, from which a
+// task may take it at this moment.
 func (o *outlines) Clear() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.spare = ""
-	return os.RemoveAll(o.dir)
+	if o.spare != nil {
+		_ = o.spare.Close()
+		o.spare = nil
+	}
+	entries, err := os.ReadDir(o.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		path := filepath.Join(o.dir, e.Name())
+		dir, lockErr := lockDir(path)
+		if lockErr == nil {
+			err = errors.Join(err, os.RemoveAll(path), dir.Close())
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot remove what waited for a task: %w", err)
+	}
+	return nil
 }

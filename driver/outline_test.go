@@ -34,7 +34,7 @@ func TestOutlines(t *testing.T) {
 	must.NoError(t, o.Make())
 	must.ErrorIs(t, o.Take(task("prepared")), os.ErrExist)
 	must.NoError(t, o.Make())
-	must.NoError(t, os.RemoveAll(o.dir))
+	must.NoError(t, os.RemoveAll(filepath.Join(o.dir, waiting()[0].Name())))
 	must.NoError(t, o.Take(task("whose outline was deleted")))
 
 	must.NoError(t, o.Make())
@@ -42,7 +42,11 @@ func TestOutlines(t *testing.T) {
 	must.NoError(t, o.Clear())
 	must.SliceEmpty(t, waiting())
 	must.NoError(t, o.Make())
+	other := &outlines{dir: o.dir}
+	must.NoError(t, other.Clear())
+	must.Len(t, 1, waiting(), must.Sprint("another process may be about to take it"))
 	must.NoError(t, o.Clear())
+	must.SliceEmpty(t, waiting())
 
 	file := task("file")
 	must.NoError(t, os.WriteFile(file, nil, 0o600))

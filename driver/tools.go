@@ -1,7 +1,6 @@
 package driver
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -70,7 +69,11 @@ func (d *Driver) open() (*tools, error) {
 		host:       readHost(),
 		uplinks:    d.egressLocked(),
 	}
-	return d.tools, errors.Join(d.tools.outlines.Clear(), d.spawnLocked(func() { d.collectImages(images, s) }))
+	err = d.tools.outlines.Clear()
+	if err != nil {
+		d.log.Warn("cannot tidy up after an earlier driver", "error", err)
+	}
+	return d.tools, d.spawnLocked(func() { d.collectImages(images, s) })
 }
 
 // programs finds the shim and the runtime: as configured, or beside this program, whatever link Nomad started it by.
