@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/nomad/drivers/shared/resolvconf"
@@ -30,6 +31,42 @@ func joinNetwork(t *sandbox.Task, cfg *drivers.TaskConfig, job *JobConfig) error
 		t.Netns = groupNetwork(cfg)
 	case job.NetworkMode == "host":
 		t.HostNetwork = true
+	}
+	return nil
+}
+
+// network makes and enters the task's network, and writes the files that tell the task of it.
+func (s *startup) network() error {
+	err := s.linkUp()
+	if err != nil {
+		return err
+	}
+	address := "127.0.1.1"
+	if s.plan.Netns != "" || s.plan.HostNetwork {
+		s.plan.Sysfs = sysfsDir(s.dir)
+		var sysctls map[string]string
+		s.plan.Sysctls, sysctls = splitSysctls(s.job.Sysctl, s.plan.Netns != "")
+		found, err := enterNetwork(s.dir, s.plan.Netns, sysctls)
+		if err != nil {
+			return err
+		}
+		if found.IsValid() {
+			address = found.String()
+		}
+	}
+	dns := nameServers(s.cfg, &s.job, s.conf)
+	if len(dns.Servers) == 0 && s.plan.Netns == netnsPath(s.dir) {
+		dns.Servers = s.conf.hostDNS()
+	}
+	binds, err := writeNetworkFiles(s.dir, s.job.ExtraHosts, dns, address+" "+s.plan.Hostname)
+	if err != nil {
+		return err
+	}
+	// What the job mounts at the same places wins.
+	for _, b := range binds {
+		if !slices.ContainsFunc(s.plan.Binds, func(own sandbox.Bind) bool { return own.Target == b.Target }) {
+			s.plan.Binds = append(s.plan.Binds, b)
+		}
 	}
 	return nil
 }

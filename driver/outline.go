@@ -29,24 +29,32 @@ func (o *outlines) Make() error {
 	if o.spare != nil {
 		return nil
 	}
-	err := os.MkdirAll(o.dir, 0o700)
+	spare, err := newOutline(o.dir)
 	if err != nil {
 		return fmt.Errorf("cannot make a task's directory ahead of it: %w", err)
 	}
-	path, err := os.MkdirTemp(o.dir, "")
+	o.spare = spare
+	return nil
+}
+
+func newOutline(in string) (*os.File, error) {
+	err := os.MkdirAll(in, 0o700)
 	if err != nil {
-		return fmt.Errorf("cannot make a task's directory ahead of it: %w", err)
+		return nil, err
 	}
-	spare, err := lockDir(path)
+	path, err := os.MkdirTemp(in, "")
+	if err != nil {
+		return nil, err
+	}
+	dir, err := lockDir(path)
 	if err == nil {
 		err = outline(path)
 	}
 	if err != nil {
-		_ = spare.Close() // of a nil file, too
-		return errors.Join(fmt.Errorf("cannot make a task's directory ahead of it: %w", err), os.RemoveAll(path))
+		_ = dir.Close() // of a nil file, too
+		return nil, errors.Join(err, os.RemoveAll(path))
 	}
-	o.spare = spare
-	return nil
+	return dir, nil
 }
 
 // lockDir takes a directory that no living process holds.

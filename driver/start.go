@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -226,19 +225,6 @@ func (s *startup) claimIDs() error {
 	return nil
 }
 
-// fillTaskDir claims a range of identifiers for the task's directory and writes the record.
-func (s *startup) fillTaskDir() (err error) {
-	if !s.plan.HostUsers {
-		s.file.IDStart, err = s.ids.claim(s.dir)
-		if err != nil {
-			return err
-		}
-		s.plan.IDStart = s.file.IDStart
-		s.undone("cannot release the task's identifiers", func() error { s.ids.release(s.file.IDStart, s.dir); return nil })
-	}
-	return writeTaskFile(s.dir, s.file)
-}
-
 // mountRootAndNetwork does the two at once, of which neither needs the other and each mostly waits for the kernel.
 func (s *startup) mountRootAndNetwork() error {
 	network := make(chan error)
@@ -294,41 +280,6 @@ func (s *startup) grant() error {
 		return err
 	}
 	grantGPUs(&s.plan, edits)
-	return nil
-}
-
-func (s *startup) network() error {
-	err := s.linkUp()
-	if err != nil {
-		return err
-	}
-	address := "127.0.1.1"
-	if s.plan.Netns != "" || s.plan.HostNetwork {
-		s.plan.Sysfs = sysfsDir(s.dir)
-		var sysctls map[string]string
-		s.plan.Sysctls, sysctls = splitSysctls(s.job.Sysctl, s.plan.Netns != "")
-		found, err := enterNetwork(s.dir, s.plan.Netns, sysctls)
-		if err != nil {
-			return err
-		}
-		if found.IsValid() {
-			address = found.String()
-		}
-	}
-	dns := nameServers(s.cfg, &s.job, s.conf)
-	if len(dns.Servers) == 0 && s.plan.Netns == netnsPath(s.dir) {
-		dns.Servers = s.conf.hostDNS()
-	}
-	binds, err := writeNetworkFiles(s.dir, s.job.ExtraHosts, dns, address+" "+s.plan.Hostname)
-	if err != nil {
-		return err
-	}
-	// What the job mounts at the same places wins.
-	for _, b := range binds {
-		if !slices.ContainsFunc(s.plan.Binds, func(own sandbox.Bind) bool { return own.Target == b.Target }) {
-			s.plan.Binds = append(s.plan.Binds, b)
-		}
-	}
 	return nil
 }
 

@@ -60,14 +60,14 @@ func sameTask(a, b string) bool {
 
 func (s *settings) taskDir(id string) string { return filepath.Join(s.StateDir, "tasks", id) }
 
-// makeTaskDir has make make a task's directory and fill write its record. It fails if the directory exists: Nomad's task
-// IDs are new for every start.
-func makeTaskDir(dir string, make func(dir string) error, fill func() error) error {
+// makeTaskDir has create make a task's directory and fill write its record. It fails if the directory exists: Nomad's
+// task IDs are new for every start.
+func makeTaskDir(dir string, create func(dir string) error, fill func() error) error {
 	err := os.MkdirAll(filepath.Dir(dir), 0o700)
 	if err != nil {
 		return fmt.Errorf("cannot make the tasks' directory: %w", err)
 	}
-	err = make(dir)
+	err = create(dir)
 	if err != nil {
 		return fmt.Errorf("cannot make the task's directory: %w", err)
 	}
@@ -77,6 +77,19 @@ func makeTaskDir(dir string, make func(dir string) error, fill func() error) err
 		return errors.Join(err, os.RemoveAll(dir))
 	}
 	return nil
+}
+
+// fillTaskDir claims a range of identifiers for the task's directory and writes the record.
+func (s *startup) fillTaskDir() (err error) {
+	if !s.plan.HostUsers {
+		s.file.IDStart, err = s.ids.claim(s.dir)
+		if err != nil {
+			return err
+		}
+		s.plan.IDStart = s.file.IDStart
+		s.undone("cannot release the task's identifiers", func() error { s.ids.release(s.file.IDStart, s.dir); return nil })
+	}
+	return writeTaskFile(s.dir, s.file)
 }
 
 // writeTaskFile replaces the record in one step. It is not synced: it says what to undo on a host that still runs.
