@@ -296,7 +296,7 @@ func TestOvertakenWrite(t *testing.T) {
 func TestIndexOfLists(t *testing.T) {
 	p := newPool(t, france())
 	p.run(testJob("web", "service", 1))
-	p.group.Wait()
+	p.errands.wait()
 	for _, path := range []string{"/v1/jobs", "/v1/allocations", "/v1/evaluations"} {
 		var after uint64
 		p.store.mu.Lock()

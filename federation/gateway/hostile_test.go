@@ -73,7 +73,7 @@ func TestHostileStatus(t *testing.T) {
 		{ID: newID(), Namespace: "default", JobID: "web", TaskGroup: "g"},
 		{ID: newID(), Namespace: "default", JobID: "later", TaskGroup: "g"},
 	}, Jobs: map[string]*api.JobSummary{"default/web": {Namespace: "default", JobID: "web"}, "x": nil}}, nil)
-	p.group.Wait()
+	p.errands.wait()
 	// One that is its own does not move into a job of others.
 	p.members["fr-par-1"].send(pool.PathStatus, pool.Status{Allocations: []*api.AllocationListStub{
 		{ID: mine, Namespace: "theirs", JobID: "secret", TaskGroup: "g", ClientStatus: "running"},
@@ -90,7 +90,7 @@ func TestHostileStatus(t *testing.T) {
 func TestStatusInParts(t *testing.T) {
 	p := newPool(t, france())
 	p.run(testJob("web", "service", 1))
-	p.group.Wait()
+	p.errands.wait()
 	fr, m := p.members["fr-par-1"], p.gateway.members["fr-par-1"]
 	mine := p.anyAlloc("web")
 	part := func(id string) []*api.AllocationListStub {

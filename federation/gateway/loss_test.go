@@ -76,7 +76,7 @@ func TestOffersOfANewSession(t *testing.T) {
 		fr.offer()
 	}
 	p.run(losing(time.Minute))
-	p.group.Wait()
+	p.errands.wait()
 	older, cancel, done := fr.session, fr.cancel, fr.done
 	fr.set(func() { fr.sequence = 0 })
 	fr.connect(p.gateway)

@@ -41,6 +41,7 @@ type fakeMember struct {
 	allocs    map[string]*api.AllocationListStub
 	refuse    string              // reserve's answer, when set
 	broken    bool                // commands give errors
+	gone      bool                // what the session's end has not waited for is answered no more
 	finish    bool                // allocations complete at once
 	moreNodes []*api.NodeListStub // beside its own
 	bodies    int                 // full forms of nodes that were read
@@ -63,7 +64,7 @@ func (m *fakeMember) connect(g *Gateway) pool.SyncReply {
 	must.NoError(m.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	m.set(func() { m.session, m.cancel, m.done = member, cancel, done })
+	m.set(func() { m.session, m.cancel, m.done, m.gone = member, cancel, done, false })
 	var group sync.WaitGroup
 	group.Go(func() { g.accept(ctx, gateway) })
 	group.Go(func() { _ = member.Serve(ctx, m.handler()) })
@@ -80,6 +81,7 @@ func (m *fakeMember) disconnect() {
 	m.cancel()
 	_ = session.Close()
 	<-m.done
+	m.set(func() { m.gone = true })
 }
 
 func (m *fakeMember) commitCount() int {
@@ -240,9 +242,16 @@ func (m *fakeMember) handler() http.Handler {
 	mux.HandleFunc("GET /v1/client/allocation/{id}/exec", m.onExec)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
+		gone := m.gone
+		if !gone {
+			m.pool.errands.begin()
+			defer m.pool.errands.end()
+		}
 		m.tokens = append(m.tokens, tokenOf(r))
 		m.mu.Unlock()
-		mux.ServeHTTP(w, r)
+		if !gone {
+			mux.ServeHTTP(w, r)
+		}
 	})
 }
 
@@ -294,7 +303,7 @@ func (m *fakeMember) onCommit(w http.ResponseWriter, r *http.Request) {
 	reply := pool.CommitReply{EvalID: m.evals[key], JobModifyIndex: m.index}
 	m.mu.Unlock()
 	writeJSON(w, reply)
-	m.pool.group.Go(func() { m.pool.news(m) })
+	m.pool.errands.run(func() { m.pool.news(m) })
 }
 
 // schedule is the member's Nomad: one allocation for each of the share. The caller holds mu.
@@ -324,7 +333,7 @@ func (m *fakeMember) onStop(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewDecoder(r.Body).Decode(&request)
 	m.stopRun(request)
 	writeJSON(w, pool.CommitReply{})
-	m.pool.group.Go(func() { m.pool.news(m) })
+	m.pool.errands.run(func() { m.pool.news(m) })
 }
 
 func (m *fakeMember) stopRun(request pool.StopRequest) {

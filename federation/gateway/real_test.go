@@ -194,7 +194,7 @@ func TestRealConsul(t *testing.T) {
 	m.runs, m.evals, m.allocs = map[jobKey]pool.CommitRequest{}, map[jobKey]string{}, map[string]*api.AllocationListStub{}
 	done := make(chan struct{})
 	go func() { defer close(done); m.dialReal(ctx, identity, first, second) }()
-	defer func() { cancel(); <-done; identity.Wait(); m.pool.group.Wait() }()
+	defer func() { cancel(); <-done; identity.Wait(); m.set(func() { m.gone = true }); m.pool.errands.wait() }()
 
 	awaitLog(t, first, "to=ready")
 	job := writeSpec(t)
