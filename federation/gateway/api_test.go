@@ -271,6 +271,28 @@ func TestConflictingWrite(t *testing.T) {
 	must.Eq(t, 6, *job.Version)
 }
 
+// TestEvaluationOfANewerVersion registers a version while the one before is being placed: the placement of the older one
+// says nothing about the newer.
+func TestEvaluationOfANewerVersion(t *testing.T) {
+	p := newPool(t, france())
+	reached, release := make(chan struct{}), make(chan struct{})
+	m := p.members["fr-par-1"]
+	m.set(func() { m.before = func() { close(reached); <-release } })
+	older, _, err := p.client.Jobs().Register(testJob("web", "service", 1), nil)
+	must.NoError(t, err)
+	<-reached
+	newer, _, err := p.client.Jobs().Register(testJob("web", "service", 3), nil)
+	must.NoError(t, err)
+	close(release)
+	eval := p.await(newer.EvalID)
+	must.Eq(t, "complete", eval.Status)
+	must.Eq(t, map[string]int{"g": 0}, eval.QueuedAllocations)
+	must.Eq(t, map[string]int{"fr-par-1": 3}, p.live("web"))
+	eval = p.await(older.EvalID)
+	must.Eq(t, "canceled", eval.Status)
+	must.Eq(t, newer.EvalID, eval.NextEval)
+}
+
 // TestOvertakenWrite is a caller that hears of its own write only after somebody else has changed the job again.
 func TestOvertakenWrite(t *testing.T) {
 	p := newPool(t, france())

@@ -281,15 +281,19 @@ func (g *Gateway) saveRegistered(ctx context.Context, v view) error {
 	return g.save(ctx, &v)
 }
 
-// finish ends the job's evaluation with what could not be placed.
-func (g *Gateway) finish(key jobKey, failed map[string]*api.AllocationMetric) {
+// finish ends the evaluation that the view answers, with what could not be placed. One that was made since, for a newer
+// version, say, is the next reconciliation's to answer: who made it has set the job to work again.
+func (g *Gateway) finish(v view, failed map[string]*api.AllocationMetric) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	j := g.jobs[key]
+	j := g.jobs[v.key]
 	if j == nil {
 		return
 	}
 	j.failures = 0
+	if j.evalID != v.evalID {
+		return
+	}
 	if j.record.Stopped || !j.known {
 		failed = nil
 	}

@@ -40,6 +40,7 @@ type fakeMember struct {
 	evals     map[jobKey]string
 	allocs    map[string]*api.AllocationListStub
 	refuse    string              // reserve's answer, when set
+	before    func()              // runs once, before the next commit is looked at
 	broken    bool                // commands give errors
 	gone      bool                // what the session's end has not waited for is answered no more
 	finish    bool                // allocations complete at once
@@ -281,6 +282,13 @@ func (m *fakeMember) onCommit(w http.ResponseWriter, r *http.Request) {
 	var request pool.CommitRequest
 	_ = json.NewDecoder(r.Body).Decode(&request)
 	key := jobKey{request.Namespace, request.JobID}
+	m.mu.Lock()
+	before := m.before
+	m.before = nil
+	m.mu.Unlock()
+	if before != nil {
+		before()
+	}
 	m.mu.Lock()
 	if m.broken {
 		m.mu.Unlock()

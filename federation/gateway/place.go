@@ -27,7 +27,7 @@ func (g *Gateway) place(ctx context.Context, v view) error {
 		if err != nil {
 			return err
 		}
-		g.finish(v.key, nil)
+		g.finish(v, nil)
 		return g.saveRegistered(ctx, v)
 	}
 	result, err := g.reserve(ctx, &v, version)
@@ -44,7 +44,7 @@ func (g *Gateway) place(ctx context.Context, v view) error {
 	if err != nil {
 		return err
 	}
-	g.finish(v.key, result.Failed)
+	g.finish(v, result.Failed)
 	return g.saveRegistered(ctx, v)
 }
 

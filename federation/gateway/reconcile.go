@@ -17,6 +17,7 @@ type view struct {
 	key      jobKey
 	record   pool.JobRecord
 	known    bool
+	evalID   string // the evaluation that this reconciliation answers
 	set      pool.PlacementSet
 	setIndex uint64
 	lost     map[string]bool // IDs of placements whose member is lost for this job
@@ -40,7 +41,7 @@ func (g *Gateway) reconcile(ctx context.Context, key jobKey) {
 	case !v.known || v.record.Stopped:
 		err = g.halt(ctx, v)
 	case isParent(v.record.Job):
-		g.finish(v.key, nil)
+		g.finish(v, nil)
 	default:
 		err = g.place(ctx, v)
 	}
@@ -70,7 +71,7 @@ func (g *Gateway) view(key jobKey) (view, bool) {
 	}
 	now := g.settings.now()
 	v := view{
-		key: key, record: j.record, known: j.known, set: j.set, setIndex: j.setIndex,
+		key: key, record: j.record, known: j.known, evalID: j.evalID, set: j.set, setIndex: j.setIndex,
 		lost: map[string]bool{}, done: map[string]bool{}, stale: maps.Clone(j.stale), excluded: maps.Clone(j.excluded),
 		// Epochs come from the index, so that they grow even over a purge, of which members may remember more than Consul.
 		epoch: max(j.set.Epoch+1, g.index.next()),
@@ -154,13 +155,13 @@ func (g *Gateway) halt(ctx context.Context, v view) error {
 	}
 	err := g.stopAll(ctx, v)
 	if err != nil && v.known {
-		g.finish(v.key, nil) // what is silent is told to stop when it comes back
+		g.finish(v, nil) // what is silent is told to stop when it comes back
 		return err
 	}
 	if !v.known {
 		return g.forget(ctx, v)
 	}
-	g.finish(v.key, nil)
+	g.finish(v, nil)
 	return nil
 }
 
@@ -176,7 +177,7 @@ func (g *Gateway) forget(ctx context.Context, v view) error {
 			return err
 		}
 	}
-	g.finish(v.key, nil)
+	g.finish(v, nil)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if j := g.jobs[v.key]; j != nil && !j.known { // it may have been run again meanwhile
