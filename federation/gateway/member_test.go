@@ -65,12 +65,22 @@ func (m *fakeMember) connect(g *Gateway) pool.SyncReply {
 	must.NoError(m.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
+	m.sending.Lock() // what is still to be told from before comes after the synchronisation
 	m.set(func() { m.session, m.cancel, m.done, m.gone = member, cancel, done, false })
 	var group sync.WaitGroup
 	group.Go(func() { g.accept(ctx, gateway) })
 	group.Go(func() { _ = member.Serve(ctx, m.handler()) })
 	go func() { group.Wait(); close(done) }()
-	return m.sync()
+	reply := func() pool.SyncReply {
+		defer m.sending.Unlock()
+		return m.sync()
+	}()
+	for _, stop := range reply.Stop {
+		m.stopRun(pool.StopRequest{PlacementRef: stop})
+	}
+	m.offer()
+	m.status(true)
+	return reply
 }
 
 func (m *fakeMember) disconnect() {
@@ -107,11 +117,6 @@ func (m *fakeMember) sync() pool.SyncReply {
 	m.mu.Unlock()
 	var reply pool.SyncReply
 	m.send(pool.PathSync, request, &reply)
-	for _, stop := range reply.Stop {
-		m.stopRun(pool.StopRequest{PlacementRef: stop})
-	}
-	m.offer()
-	m.status(true)
 	return reply
 }
 
