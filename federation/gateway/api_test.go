@@ -307,8 +307,11 @@ func TestOvertakenWrite(t *testing.T) {
 	p.store.afterWrite = func() { p.run(testJob("web", "service", 2)) }
 	_, _, err = p.client.Jobs().Deregister("web", true, nil)
 	must.NoError(t, err)
-	// Those of the purged job may have to go first.
-	p.eventually("run again after its purge", func() bool { return maps.Equal(map[string]int{"fr-par-1": 2}, p.live("web")) })
+	p.eventually("run again after its purge", func() bool {
+		j := p.gateway.jobs[jobKey{"default", "web"}]
+		// Those of the purged job may have to go first.
+		return j != nil && j.known && j.evalID == "" && maps.Equal(map[string]int{"fr-par-1": 2}, p.live("web"))
+	})
 }
 
 // TestIndexOfLists checks that a list does not carry the index of a change that it does not show: whoever waits for a

@@ -248,16 +248,15 @@ func (m *fakeMember) handler() http.Handler {
 	mux.HandleFunc("GET /v1/client/allocation/{id}/exec", m.onExec)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
-		gone := m.gone
-		if !gone {
-			m.pool.errands.begin()
-			defer m.pool.errands.end()
-		}
 		m.tokens = append(m.tokens, tokenOf(r))
-		m.mu.Unlock()
-		if !gone {
-			mux.ServeHTTP(w, r)
+		if m.gone {
+			m.mu.Unlock()
+			return
 		}
+		m.pool.errands.begin()
+		defer m.pool.errands.end()
+		m.mu.Unlock()
+		mux.ServeHTTP(w, r)
 	})
 }
 
